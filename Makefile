@@ -1,0 +1,44 @@
+# Everything a person does here. Recipes take their settings from scripts/env.sh; the project's path may hold spaces.
+
+SHELL := /bin/bash
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.PHONY: help setup demo airflow test lint parity bench lock clean
+
+ENV := source scripts/env.sh &&
+GOLDEN ?= ../shared/golden
+export GOLDEN BENCHMARK
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+
+setup: ## make the environments .venv (Airflow) and .venv-train (training); quick when nothing has changed
+	@scripts/setup.sh
+
+demo: setup ## the whole job on synthetic data through Airflow, in minutes; prints where the report is
+	@$(ENV) PYTHONPATH="$$MTC_HOME/plugins:$$PYTHONPATH" .venv/bin/python -m mtc_airflow.demo $(ARGS)
+
+airflow: setup ## Airflow's web page on 127.0.0.1:8080 (MTC_PORT=...); Ctrl-C stops it
+	@$(ENV) PYTHONPATH="$$MTC_HOME/plugins:$$PYTHONPATH" exec .venv/bin/python -m mtc_airflow.local $(ARGS)
+
+test: ## all tests, on both TensorFlows where Python 3.7 is there; options for pytest: ARGS="-x -k crop"
+	@scripts/setup.sh --tests
+	@$(ENV) scripts/test.sh $(ARGS)
+
+lint: ## ruff and mypy
+	@scripts/setup.sh --tests
+	@$(ENV) scripts/lint.sh
+
+parity: ## compare with golden numbers: GOLDEN=folder (default ../shared/golden)
+	@scripts/setup.sh --tests
+	@$(ENV) scripts/parity.sh "$$GOLDEN"
+
+bench: setup ## speed measurements: all of benchmarks/, or one with BENCHMARK=...
+	@$(ENV) scripts/bench.sh
+
+lock: ## renew requirements/*.lock from requirements.txt (needs Python 3.11 and 3.7)
+	@scripts/lock.sh
+
+clean: ## remove environments, Airflow's database and caches; never data/, runs/, snapshots/, storage/
+	rm -rf .venv .venv-train .venv-train2 .setup .airflow .pytest_cache .ruff_cache .mypy_cache
+	find . -name __pycache__ -type d -not -path './data/*' -not -path './runs/*' -not -path './snapshots/*' -not -path './storage/*' -prune -exec rm -rf {} +

@@ -1,0 +1,39 @@
+"""A network that answers: the maps of the last stage, from a checkpoint of a run or from initial weights."""
+import tensorflow.compat.v1 as tf
+
+from mtc import devices
+from mtc.nets import cpm
+from mtc.skeleton import SKELETONS
+from mtc.training import checkpoints
+
+
+class Predictor:
+    """The network of a configuration, ready to run. Use as a context manager."""
+
+    def __init__(self, config, checkpoint=None):
+        """checkpoint: directory of a checkpoint, or None: the untrained network, as the run's seed makes it."""
+        size = config.model.crop
+        self._graph = tf.Graph()
+        with self._graph.as_default():
+            self._image = tf.placeholder(tf.float32, [None, size, size, 3])
+            maps, layers = cpm.build(self._image, SKELETONS[config.model.kind], config.model.stages, config.model.width)
+            self._answer = [maps.heat[-1], maps.pof[-1]]
+            variables = {v.op.name: v for v in tf.trainable_variables()}
+            saver = tf.train.Saver(variables)
+            _, _, session_config = devices.select(config.train.device, config.train.threads)
+            self._session = tf.Session(graph=self._graph, config=session_config)
+            if checkpoint:
+                saver.restore(self._session, checkpoints.bundle_prefix(checkpoint))
+            else:
+                for name, value in cpm.initial_values(layers, config.train.seed).items():
+                    variables[name].load(value, self._session)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self._session.close()
+
+    def maps(self, images):
+        """Return (heat (B, S/8, S/8, J + 1), pof (B, S/8, S/8, 3 L)), float32, of (B, S, S, 3) float32 images."""
+        return self._session.run(self._answer, {self._image: images})

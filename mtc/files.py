@@ -1,0 +1,91 @@
+"""Writes that are whole or absent, and digests: used wherever bytes must not be lost.
+
+A file is written under a temporary name in its own folder, flushed to the disk, renamed over the target, and the folder is flushed, so that
+after a crash at any instant the target is either the old one or the new one (POSIX rename(2), fsync(2)).
+"""
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+
+BLOCK = 1 << 20
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+_FILE_MODE = 0o666 & ~_umask()
+"""Temporary files are private; what they become has the usual rights. Read once, while there is one thread: asking for the umask means setting it."""
+
+
+def fsync_dir(path):
+    """Make renames and new names in a folder durable."""
+    fd = os.open(str(path), os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def atomic_file(path, mode="wb"):
+    """Open a temporary file beside `path`; on a clean exit it becomes `path`, on an exception nothing is left behind."""
+    folder = os.path.dirname(os.path.abspath(str(path)))
+    os.makedirs(folder, exist_ok=True)
+    fd, temporary = tempfile.mkstemp(prefix="." + os.path.basename(str(path)) + ".", suffix=".tmp", dir=folder)
+    try:
+        with os.fdopen(fd, mode, **({} if "b" in mode else {"encoding": "utf-8"})) as f:
+            yield f
+            f.flush()
+            os.fsync(f.fileno())
+        os.chmod(temporary, _FILE_MODE)
+        os.replace(temporary, str(path))
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    fsync_dir(folder)
+
+
+def write_bytes(path, data):
+    """Replace a file by `data` atomically."""
+    with atomic_file(path) as f:
+        f.write(data)
+
+
+def json_bytes(value, indent=2):
+    """Return a JSON document with sorted keys: the same value gives the same bytes."""
+    return (json.dumps(value, indent=indent, sort_keys=True, ensure_ascii=False) + "\n").encode("utf-8")
+
+
+def write_json(path, value, indent=2):
+    """Replace a file by `json_bytes` of a value."""
+    write_bytes(path, json_bytes(value, indent))
+
+
+def read_json(path):
+    """Return a JSON document, or None where the file does not exist."""
+    try:
+        with open(str(path), encoding="utf-8") as f:
+            return json.load(f)
+    except FileNotFoundError:
+        return None
+
+
+def sha256(path):
+    """Hexadecimal SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with open(str(path), "rb") as f:
+        for block in iter(lambda: f.read(BLOCK), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def digest(value):
+    """Hexadecimal SHA-256 of a JSON value, independent of the order of keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode("utf-8")).hexdigest()
+

@@ -1,0 +1,128 @@
+"""All numbers of the report, as the plain data that report.json holds: stable keys, null for what is not a number.
+
+Losses and their baselines are compared on the same steps, hence on the same samples: `report.last` of them, because the loss of one batch
+varies a lot.
+"""
+
+import math
+
+import numpy as np
+
+from mtc import config as configuration
+
+PUBLISHED = {"gpu": 0.0038, "npu": 0.0043}
+"""Mean of the last ten losses in the reference's README: COCO, steps 390001 to 400000 of a fine-tune, batch 1."""
+
+_SETTING = {
+    "data": ("mix", "crop_scale_sigma", "crop_offset_sigma", "zoom_2d"),
+    "model": ("kind", "width", "stages", "crop"),
+    "targets": ("sigma", "limb_width"),
+    "train": ("start_step", "steps", "batch_size", "lr", "lr_steps", "pof_weight"),
+    "report": ("last",),
+    "compat": ("mask", "crop", "distortion", "shuffle", "lr_boundary", "background_weight", "ignore_paf_2d"),
+}
+
+
+def collect(config, history, evaluation_figures, rows):
+    """Return the figures. history: `mtc.report.history.History`; rows: of `checkpoint_table.checkpoints`."""
+    start = history.starts[-1] if history.starts else {}
+    figures = {
+        "v": 1,
+        "name": config.name,
+        "loss": losses(history, config.report.last),
+        "steps": {
+            "first": int(history.steps[0]),
+            "last": int(history.steps[-1]),
+            "asked": config.train.steps,
+            "recorded": len(history.steps),
+            "repeated": history.repeated,
+            "starts": len(history.starts),
+            "status": history.end.get("status") if history.end else None,
+        },
+        "throughput": throughput(history, config.train.batch_size),
+        "checkpoints": rows,
+        "config": configuration.to_dict(config),
+        "config_changed": changed(config),
+        "versions": start.get("versions", {}),
+        "device": start.get("device", {}),
+        "snapshot": next((s["snapshot"] for s in history.starts if s.get("snapshot")), None),
+        "parameters": start.get("parameters"),
+        "dead_terms": start.get("dead_terms", []),
+        "pck": {"trained": None, "untrained": None, "mean_pose": None},
+    }
+    figures["published"] = published(config, history, figures["snapshot"])
+    figures.update(evaluation_figures)
+    return finite(figures)
+
+
+def losses(history, last):
+    """Return means over the last steps, the same of the predict-nothing baseline, and over as many first steps."""
+    columns = history.columns
+    count = min(last, len(history.steps))
+    figures = {"last_count": count, "first_mean": _mean(columns["loss"][:count]), "non_finite": int((~np.isfinite(columns["loss"])).sum())}
+    for key in ("", "_2d", "_pof"):
+        figures["last_mean" + key] = _mean(columns["loss" + key][-count:])
+    for key in ("baseline_2d", "baseline_pof"):
+        figures[key] = _mean(columns[key][-count:])
+    return figures
+
+
+def throughput(history, batch_size):
+    """Return images and seconds a step: the median of the steps that are not the first of a start, and the time of all steps together."""
+    seconds = history.columns["seconds"]
+    steady = seconds[~history.first_of_start & np.isfinite(seconds) & (seconds > 0)]
+    if not len(steady):
+        return {"images_per_second": None, "seconds_per_step": None, "training_seconds": float(np.nansum(seconds)), "steps_measured": 0}
+    median = float(np.median(steady))
+    return {
+        "images_per_second": batch_size / median,
+        "seconds_per_step": median,
+        "training_seconds": float(np.nansum(seconds)),
+        "steps_measured": len(steady),
+    }
+
+
+def published(config, history, snapshot):
+    """Return the reference's numbers and why this run's are not comparable with them, if so."""
+    reference, own = configuration.to_dict(configuration.load("ascend_full")), configuration.to_dict(config)
+    reasons = [
+        "{}.{} is {}, there {}".format(section, key, own[section][key], reference[section][key])
+        for section, keys in sorted(_SETTING.items())
+        for key in keys
+        if own[section][key] != reference[section][key]
+    ]
+    if config.fetch.source == "synthetic":
+        reasons.append("the images are synthetic, there COCO 2017")
+    if not snapshot:
+        reasons.append("training began from initial weights, there from the snapshot of step 390000")
+    if history.steps[-1] != reference["train"]["steps"] and not any(reason.startswith("train.steps") for reason in reasons):
+        reasons.append("the last step is {}, there {}".format(history.steps[-1], reference["train"]["steps"]))
+    return dict(PUBLISHED, comparable=not reasons, not_comparable_because=reasons)
+
+
+def changed(config):
+    """Return {section.key: default} of all keys whose value is not the default."""
+    own, default = configuration.to_dict(config), configuration.to_dict(configuration.Config())
+    return {
+        "{}.{}".format(section, key): default[section][key]
+        for section, keys in own.items()
+        if isinstance(keys, dict)
+        for key, value in keys.items()
+        if value != default[section][key]
+    }
+
+
+def finite(value):
+    """Return the same plain data with None for numbers that JSON cannot say."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _mean(values):
+    """Return the mean; NaN if one value is none, so that a broken step shows."""
+    return float(values.mean()) if len(values) else float("nan")

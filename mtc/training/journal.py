@@ -1,0 +1,117 @@
+"""What a run tells: metrics.jsonl (a versioned contract), the reference's log line, progress, TensorBoard events.
+
+metrics.jsonl has one JSON object a line, {"v": 1, "kind": "start" | "train" | "checkpoint" | "upload" | "end", ...}; every step has its line. A crash can leave the last line torn: it is cut off
+when the run goes on. Steps after the checkpoint that a run resumes from appear twice; the later line counts.
+"""
+import json
+import logging
+import os
+import sys
+import threading
+import time
+
+import tensorflow.compat.v1 as tf
+from tqdm import tqdm
+
+log = logging.getLogger("mtc.training")
+
+VERSION = 1
+_PROGRESS_SECONDS = 5.0
+
+
+class Journal:
+    """Writes a run's records; `record` may be called from any thread. Use as a context manager."""
+
+    def __init__(self, run_dir, first_step, last_step, log_every, batch_size, flop_per_image):
+        self._metrics = _append(os.path.join(run_dir, "metrics.jsonl"))
+        self._lock = threading.Lock()
+        self._log_every, self._batch_size, self._flop = log_every, batch_size, flop_per_image
+        self._handler = logging.FileHandler(os.path.join(run_dir, "train.log"))
+        self._handler.setFormatter(logging.Formatter("%(message)s"))
+        logging.getLogger("mtc").addHandler(self._handler)
+        with tf.Graph().as_default():  # a FileWriter is made outside eager mode only
+            self._events = tf.summary.FileWriter(os.path.join(run_dir, "events"))
+        self._last_step = last_step
+        self._bar = tqdm(total=last_step, initial=first_step - 1, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True)
+        self._printed = self._reported = time.time()
+        self._window = 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self._bar.close()
+        self._events.close()
+        self._metrics.close()
+        logging.getLogger("mtc").removeHandler(self._handler)
+        self._handler.close()
+
+    def record(self, kind, **facts):
+        """Append one line to metrics.jsonl."""
+        line = json.dumps(dict(facts, v=VERSION, kind=kind, time=round(time.time(), 3)), sort_keys=True)
+        with self._lock:
+            self._metrics.write((line + "\n").encode("utf-8"))
+
+    def step(self, step, losses, rate, seconds):
+        """Take one step's figures: `losses` are the five floats of `mtc.losses.Losses`, `seconds` the step's duration."""
+        self.record(
+            "train",
+            step=step,
+            loss=losses.total,
+            loss_2d=losses.heat,
+            loss_pof=losses.pof,
+            baseline_2d=losses.baseline_heat,
+            baseline_pof=losses.baseline_pof,
+            lr=rate,
+            seconds=round(seconds, 6),
+        )
+        self._bar.update()
+        self._window += 1
+        if step % self._log_every == 0 or step == self._last_step:
+            self._print(step, losses, rate)
+
+    def _print(self, step, losses, rate):
+        now = time.time()
+        line = "Iteration {}\t Loss {:.1e}, Loss_2d {:.1e}, Loss_PAF {:.1e}, duration {:f}".format(
+            step, losses.total, losses.heat, losses.pof, now - self._printed
+        )
+        self._printed = now
+        with tqdm.external_write_mode():
+            print(line, flush=True)
+        self._handler.stream.write(line + "\n")
+        self._handler.flush()
+        values = {"loss": losses.total, "loss_2d": losses.heat, "loss_PAF": losses.pof, "learning_rate": rate}
+        self._events.add_summary(tf.Summary(value=[tf.Summary.Value(tag=k, simple_value=v) for k, v in values.items()]), step)
+        if now - self._reported >= _PROGRESS_SECONDS or step == self._last_step:
+            images = self._window * self._batch_size / max(now - self._reported, 1e-9)
+            left = (self._last_step - step) * (now - self._reported) / self._window
+            text = "{:.1f} images/s, {:.1f} GFLOP/s, ETA {}".format(images, images * self._flop / 1e9, _clock(left))
+            if self._bar.disable:
+                log.info("step %d of %d, loss %.3e, %s", step, self._last_step, losses.total, text)
+            else:
+                self._bar.set_postfix_str("loss {:.3e}, {}".format(losses.total, text))
+            self._events.add_summary(tf.Summary(value=[tf.Summary.Value(tag="images_per_second", simple_value=images)]), step)
+            self._reported, self._window = now, 0
+            self._events.flush()
+
+
+def _append(path):
+    """Open a file of lines for appending, unbuffered (each line reaches the kernel at once), with a torn last line cut off."""
+    f = open(path, "ab+", buffering=0)
+    end = f.seek(0, os.SEEK_END)
+    while end:
+        start = max(0, end - 65536)
+        f.seek(start)
+        newline = f.read(end - start).rfind(b"\n")
+        if newline >= 0:
+            end = start + newline + 1
+            break
+        end = start
+    f.truncate(end)
+    f.seek(end)
+    return f
+
+
+def _clock(seconds):
+    minutes, seconds = divmod(int(seconds + 0.5), 60)
+    return "{}:{:02d}:{:02d}".format(minutes // 60, minutes % 60, seconds)

@@ -1,0 +1,42 @@
+"""One trainer a run directory: an advisory lock that the kernel drops when its holder dies, however it dies (flock(2))."""
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import time
+
+from mtc.errors import UserError
+
+log = logging.getLogger("mtc.training")
+
+
+@contextlib.contextmanager
+def exclusive(run_dir, patience=600.0):
+    """Hold the run directory's lock. Another trainer may still be saving after a signal: wait for it, at most `patience` seconds.
+
+    Errors: UserError with the other's process id.
+    """
+    path = os.path.join(run_dir, ".lock")
+    with open(path, "a+", encoding="ascii") as f:
+        waiting = 0.0
+        while True:
+            try:
+                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.EACCES):
+                    raise
+            f.seek(0)
+            holder = f.read().strip() or "unknown"
+            if waiting >= patience:
+                raise UserError("{} is in use by another trainer (process {}); stop it or choose another --run-dir".format(run_dir, holder))
+            if not waiting:
+                log.warning("waiting for another trainer (process %s) to leave %s", holder, run_dir)
+            time.sleep(0.2)
+            waiting += 0.2
+        f.seek(0)
+        f.truncate()
+        f.write(str(os.getpid()))
+        f.flush()
+        yield

@@ -1,0 +1,191 @@
+"""The training run: one linear function from samples to the last uploaded checkpoint.
+
+Crash safety: a checkpoint is a directory that is whole or absent (`mtc.training.checkpoints`); sample n of the run follows from (seed, n) alone (`mtc.data.pipeline`), and step s uses
+samples (s - start - 1) * batch to (s - start) * batch - 1, so weights, Adam's slots and the step are all that a run needs to go on; metrics.jsonl is appended a line a step.
+"""
+import contextlib
+import importlib
+import logging
+import math
+import os
+import platform
+import signal
+import time
+import uuid
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+import mtc
+from mtc import config as configuration
+from mtc import devices, files, snapshot, storage
+from mtc.data import pipeline, readers
+from mtc.errors import Stopped
+from mtc.fetch import pretrained
+from mtc.losses import Losses
+from mtc.nets import cpm
+from mtc.skeleton import SKELETONS
+from mtc.storage import uploader as uploads
+from mtc.training import checkpoints, lock, optimizer
+from mtc.training import graph as graphs
+from mtc.training.journal import Journal
+
+log = logging.getLogger("mtc.training")
+
+
+def train(config, run_dir):
+    """Train as a `mtc.config.Config` says, in `run_dir`, from its newest good checkpoint if there is one.
+
+    Returns {"step", "checkpoint", "loss", "resumed", "uploaded"}. Errors: UserError for what a person can mend; `mtc.errors.Stopped` when SIGTERM or SIGINT asked for the end and a checkpoint has been
+    saved; RuntimeError for a loss that is not finite, and for checkpoints that could not be uploaded.
+    """
+    skeleton = SKELETONS[config.model.kind]
+    last = config.train.steps
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(lock.exclusive(run_dir))
+
+        # ---- data, device, graph
+        samples = readers.training(config)
+        for source, found in samples.items():
+            log.info("loading dataset %s of size %d", source, len(found))
+        kind, device, session_config = devices.select(config.train.device, config.train.threads)
+        log.info("TensorFlow %s on %s", tf.__version__, device)
+        training = graphs.build(config, skeleton)
+        dead = graphs.dead_terms(config)
+        for term in dead:
+            log.warning("%s is 0 by construction: no sample of this configuration can train it (compat.ignore_paf_2d with 2D labels only)", term)
+        session = stack.enter_context(tf.Session(graph=training.graph, config=session_config))
+
+        # ---- where to start: 1. the run's own newest good checkpoint, 2. a snapshot, 3. initial weights
+        resumed = checkpoints.newest_good(run_dir)
+        loaded = None
+        if resumed:
+            training.saver.restore(session, checkpoints.bundle_prefix(resumed))
+            step = checkpoints.state(resumed)["step"]
+            log.info("resuming after step %d from %s", step, resumed)
+        else:
+            step = config.train.start_step
+            training.set_variables(session, graphs.initial_values(training, config))
+            loaded = pretrained.locate(config.snapshot)
+            if loaded:
+                options = {"discard": config.snapshot.discard, "rename": config.snapshot.rename, "adam": config.snapshot.adam}
+                training.set_variables(session, snapshot.read(loaded, training.variable_shapes(), **options))
+            else:
+                log.info("no snapshot (snapshot.uri=%s): training starts from initial weights", config.snapshot.uri)
+
+        # ---- storage and journal
+        uid = _run_uid(run_dir)
+        prefix = os.path.basename(os.path.abspath(run_dir))
+        store = storage.open_storage(config.storage.uri, config.storage.endpoint, config.storage.region)
+        uploads.claim_prefix(store, prefix, uid)
+        flop = 3 * cpm.forward_flop(training.layers, config.model.crop)  # the backward pass costs two forward passes
+        journal = stack.enter_context(Journal(run_dir, step + 1, last, config.train.log_every, config.train.batch_size, flop))
+        facts = {"step": step, "uid": uid, "resumed": bool(resumed), "versions": versions(), "device": {"kind": kind, "name": device}}
+        shapes = training.variable_shapes()
+        parameters = int(sum(np.prod(shapes[name]) for name, _ in cpm.variables(training.layers)))
+        journal.record("start", snapshot=loaded and {"prefix": loaded}, parameters=parameters, dead_terms=dead, flop_per_image=flop, **facts)
+        uploader = uploads.Uploader(store, prefix, on_event=lambda event, **more: _record_upload(journal, event, more))
+        stack.callback(uploader.close)
+        for directory in reversed(checkpoints.listed(run_dir)):  # what an earlier attempt could not send any more
+            if checkpoints.problem(directory) is None:
+                uploader.submit(directory)
+
+        def save():
+            started = time.time()
+            directory = checkpoints.save(
+                run_dir,
+                step,
+                lambda path: training.saver.save(session, path, write_meta_graph=False, write_state=False),
+                {"uid": uid, "config": configuration.identity(config), "samples": (step - config.train.start_step) * config.train.batch_size},
+            )
+            size = sum(os.path.getsize(os.path.join(directory, name)) for name in os.listdir(directory))
+            journal.record("checkpoint", step=step, path=os.path.abspath(directory), bytes=size, seconds=round(time.time() - started, 3))
+            log.info("Saved a snapshot: %s", directory)
+            uploader.submit(directory)
+            return directory
+
+        # ---- the loop
+        stopping = stack.enter_context(_signals())
+        losses, directory = None, resumed
+        first_sample = (step - config.train.start_step) * config.train.batch_size
+        batches = stack.enter_context(pipeline.Pipeline(samples, config, skeleton, first=first_sample))
+        if step < last:
+            log.info("Starting to train ...")
+        while step < last and not stopping:
+            started = time.time()
+            batch = next(batches)
+            rate = optimizer.learning_rate(step + 1, config.train.lr, config.train.lr_steps, config.compat.lr_boundary == "legacy")
+            losses = Losses(*(float(v) for v in session.run([training.train, training.losses], training.feed(batch, rate))[1]))
+            step += 1
+            if not math.isfinite(losses.total):
+                journal.record("end", step=step, status="failed")
+                raise RuntimeError(_not_finite(step, losses.total, batch.names, rate, directory))
+            journal.step(step, losses, rate, time.time() - started)
+            if step == last or (step - config.train.start_step) % config.train.snapshot_every == 0:
+                directory = save()
+
+        # ---- the end: nothing unsaved, nothing pending
+        if stopping and step < last:
+            directory = save() if step > config.train.start_step else directory
+            _finish_uploads(uploader, patience=30.0)
+            journal.record("end", step=step, status="stopped")
+            raise Stopped("{} at step {}; {}".format(stopping[0], step, "saved " + directory if directory else "no step was made"))
+        _finish_uploads(uploader)
+        journal.record("end", step=step, status="success")
+        log.info("Training finished: step %d, %s", step, directory)
+        return {
+            "step": step,
+            "checkpoint": os.path.abspath(directory),
+            "loss": losses and losses.total,
+            "resumed": bool(resumed),
+            "uploaded": store.url("{}/checkpoints/{}".format(prefix, os.path.basename(directory))),
+        }
+
+
+def _run_uid(run_dir):
+    """Return the run's unique id, made by its first start: names repeat, and two runs must not share a place in the storage."""
+    path = os.path.join(run_dir, "run.json")
+    if files.read_json(path) is None:
+        files.write_json(path, {"v": 1, "uid": uuid.uuid4().hex})
+    return files.read_json(path)["uid"]
+
+
+def versions():
+    """Return the versions that a run's numbers depend on."""
+    found = {"python": platform.python_version(), "mtc": mtc.__version__, "tensorflow": tf.__version__, "numpy": np.__version__}
+    found["opencv"] = importlib.import_module("cv2").__version__
+    return found
+
+
+@contextlib.contextmanager
+def _signals():
+    """Yield a list that SIGTERM and SIGINT append their names to, so that the loop ends after the step under way."""
+    names = []
+    old = {number: signal.signal(number, lambda n, frame: names.append(signal.Signals(n).name)) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield names
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def _record_upload(journal, event, facts):
+    if event == "uploaded":
+        journal.record("upload", step=facts["step"], uri=facts["uri"], seconds=facts["seconds"])
+    elif event == "failed":
+        journal.record("upload_failed", checkpoint=facts["checkpoint"], reason=facts["reason"])
+
+
+def _finish_uploads(uploader, patience=None):
+    """Wait for the uploads; what failed for good, or is pending after `patience` seconds, is an error that the next run with this directory repeats."""
+    if uploader.pending():
+        log.info("waiting for %d uploads", uploader.pending())
+    failed = uploader.wait(patience)
+    if failed and patience is None:
+        raise RuntimeError("checkpoints {} could not be uploaded; they are safe in the run directory: run again to upload them".format(", ".join(failed)))
+
+
+def _not_finite(step, value, names, rate, directory):
+    return "the loss is {} at step {} (learning rate {:g}, samples {}); the last good checkpoint is {}; a lower train.lr may help".format(
+        value, step, rate, ", ".join(names), directory or "none"
+    )

@@ -1,0 +1,121 @@
+"""The trigger form: typed parameters of the DAG, and the command line that they become.
+
+A parameter that is left empty is not passed on, so the preset's own value holds. Everything else in the config is reached with `set`.
+"""
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from airflow.sdk import Param
+from airflow.sdk.exceptions import AirflowFailException
+
+from mtc_airflow import environment
+
+KEYS = {
+    "device": "train.device",
+    "steps": "train.steps",
+    "batch_size": "train.batch_size",
+    "data_root": "data.root",
+    "source": "fetch.source",
+    "storage_uri": "storage.uri",
+    "storage_endpoint": "storage.endpoint",
+    "snapshot": "snapshot.uri",
+}
+"""Which key of the config each parameter sets."""
+
+
+def presets() -> list[str]:
+    """Names of the presets that come with the project, and MTC_PRESET where that is a file of the user's own."""
+    names = sorted(path.stem for path in (environment.project() / "mtc" / "presets").glob("*.yaml"))
+    default = default_preset()
+    return names if default in names else [*names, default]
+
+
+def default_preset() -> str:
+    """MTC_PRESET, or "demo": what a run that names no preset should do on a new machine takes minutes and no download."""
+    return os.environ.get("MTC_PRESET") or "demo"
+
+
+def form() -> dict[str, Param]:
+    """The parameters of the DAG, in the order of the form."""
+    what, how, where, rest = "What to train", "Training", "Data and storage", "Anything else"
+    return {
+        "preset": Param(
+            default_preset(), type="string", enum=presets(), section=what, title="Preset",
+            description="The config to start from: a file in mtc/presets, whose head says what it needs, how long it takes and what to expect. "
+            "`demo` makes its own data and takes minutes. Set MTC_PRESET where Airflow runs to change this default; it may name a YAML file of your own.",
+        ),
+        "snapshot": _optional(
+            "string", section=what, title="Snapshot", minLength=1,
+            description="Weights to start from: auto, none, a folder, a checkpoint prefix, an archive, file://, http(s):// or s3://. Empty: as the preset says.",
+        ),
+        "device": _optional(
+            "string", section=how, title="Device", enum=[None, "auto", "cpu", "gpu", "npu"],
+            description="Where to train. auto takes an NPU, else a GPU, else the CPU. Empty: as the preset says.",
+        ),
+        "steps": _optional(
+            "integer", section=how, title="Last step", minimum=1, description="Number of the last training step. Empty: as the preset says."
+        ),
+        "batch_size": _optional("integer", section=how, title="Batch size", minimum=1, maximum=65536, description="Empty: as the preset says."),
+        "data_root": _optional(
+            "string", section=where, title="Data folder", minLength=1,
+            description="Folder that has, or gets, train2017/, val2017/ and annotations/. A relative path counts from the project. Empty: as the preset says.",
+        ),
+        "source": _optional(
+            "string", section=where, title="Source of COCO", minLength=1,
+            description="http(s)://, s3://, file:// or a folder with the archives or with what is in them; or: synthetic. Empty: as the preset says.",
+        ),
+        "storage_uri": _optional(
+            "string", section=where, title="Storage", minLength=1,
+            description="Where checkpoints are uploaded to: a folder, file:/// or s3://bucket/prefix. Empty: as the preset says.",
+        ),
+        "storage_endpoint": _optional(
+            "string", section=where, title="S3 endpoint", minLength=1, description="URL of an S3-compatible server. Empty: as the preset says."
+        ),
+        "set": Param(
+            [], type="array", items={"type": "string", "pattern": r"^\s*[a-z0-9_]+\.[A-Za-z0-9_./-]+\s*="}, section=rest, title="Overrides",
+            description="One section.key=value a line, for any key of the config: train.seed=3. They go over the fields above.",
+        ),
+    }  # fmt: skip
+
+
+def arguments(values: Mapping[str, Any]) -> list[str]:
+    """The `--config` and `--set` arguments of a step for the values of the form."""
+    words = ["--config", values["preset"]]
+    for override in overrides(values):
+        words += ["--set", override]
+    return words
+
+
+def overrides(values: Mapping[str, Any]) -> list[str]:
+    """One "section.key=value" for each parameter that was given."""
+    given = [f"{key}={_as_yaml(values[name])}" for name, key in KEYS.items() if values.get(name) is not None]
+    return given + [override.strip() for override in values.get("set") or []]
+
+
+def refuse_unknown(context) -> None:
+    """Fail a run whose `--conf` holds keys that no parameter has: Airflow takes any key, and a typo would train with the defaults.
+
+    A hook for `pre_execute`. Errors: AirflowFailException names the key and the nearest valid one.
+    """
+    known = list(form())
+    for key in context["dag_run"].conf or {}:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            hint = f"did you mean '{near[0]}'?" if near else "any key of the config goes into 'set'"
+            raise AirflowFailException(f"unknown parameter '{key}'; {hint} Known: {', '.join(known)}")
+
+
+def _optional(kind: str, **schema: Any) -> Param:
+    return Param(None, type=["null", kind], **schema)
+
+
+def _as_yaml(value: Any) -> str:
+    """A value as `--set` reads it: YAML, in which plain words, paths and URLs stand for themselves and other text is quoted."""
+    text = str(value)
+    return text if re.fullmatch(r"[A-Za-z0-9_.:/@~+-]+", text) else json.dumps(text, ensure_ascii=False)

@@ -1,0 +1,203 @@
+"""The operator of every task: runs one step of the project as a command in the training interpreter.
+
+A try that finds the command of an earlier one still running goes on with it (Airflow's resumable-job machinery, `detached`), so a lost worker or a
+restart of Airflow costs a training nothing. Exit codes are those of the step contract: 0 success; 2 a user's mistake, not retried; 3 stopped after saving; anything else is retried,
+and the step resumes from what it saved.
+"""
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import NEVER_EXPIRE, BaseOperator, ResumableJobMixin
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
+from mtc_airflow import detached, environment, params, run_directory
+
+USER_ERROR, STOPPED = 2, 3
+POLL_SECONDS = 0.25
+OFFSET_SECONDS = 15
+
+
+class StepFailed(AirflowException):
+    """The command of a step ended without success; the next try resumes."""
+
+
+class StepOperator(ResumableJobMixin, BaseOperator):
+    """Run `python -m tasks.<command> --config … --set … --run-dir …` and return its small figures and its run directory.
+
+    :param command: the module below `tasks` and its words: "train", "fetch coco". The step's record has the same name, with underscores.
+    """
+
+    external_id_key = "command"
+
+    def __init__(self, *, command: str, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.command = command
+        self._job: Mapping[str, Any] | None = None
+        self._offset = 0
+        self._started_here = False
+        self._stopping = False
+
+    def execute(self, context):
+        """Start or find the command, follow it to its end, and judge how it ended."""
+        try:
+            result = self.execute_resumable(context)
+        except KeyboardInterrupt:  # Ctrl-C in `airflow dags test`, which would count it as a failure and try again
+            self.on_kill()
+            with contextlib.suppress(KeyboardInterrupt):  # a second Ctrl-C leaves it to itself while it saves
+                self._follow_to_the_end(context)
+            raise AirflowFailException(f"stopped by Ctrl-C: {self._ending()}") from None
+        store = context.get("task_state_store")
+        if store is not None:  # else clearing the finished task would bring back this result and run nothing
+            store.delete(self.external_id_key)
+            store.delete("log_offset")
+        return result
+
+    def on_kill(self) -> None:
+        """Ask the command to save and leave. Airflow calls this from a signal handler and goes on after it."""
+        self._stopping = True
+        if self._job is not None:
+            self.log.warning("stopping %s: it saves and leaves", self.task_id)
+            detached.stop(self._job)
+
+    # ---- what ResumableJobMixin asks for
+
+    def submit_job(self, context) -> dict[str, Any]:
+        """Start the command, or adopt one that still runs though no try knows of it."""
+        run_dir = _run_dir(context)
+        prefix = run_directory.log_file(run_dir, self.task_id).with_suffix("")
+        old = detached.last(prefix)
+        if old is not None and detached.status(old) == detached.RUNNING:
+            self.log.info("the command of an earlier try still runs (process %s): following it", old["pid"])
+            return old
+        self._job = self._start(context, prefix)
+        if self._stopping:  # the signal came while the command was being started
+            detached.stop(self._job)
+        return dict(self._job)
+
+    def get_job_status(self, external_id, context) -> str:
+        """`detached.status` of the job, as text."""
+        return str(detached.status(external_id))
+
+    def is_job_active(self, status: str) -> bool:
+        """Whether to go on with a job instead of starting another."""
+        return status == detached.RUNNING
+
+    def is_job_succeeded(self, status: str) -> bool:
+        """Whether the command ended well while nobody looked."""
+        return status == "0"
+
+    def poll_until_complete(self, external_id, context):
+        """Copy the command's output to the task log until it ends; return the result, or raise what Airflow should make of the exit code."""
+        self._job = external_id
+        self._offset = self._first_offset(context)
+        code = self._follow_to_the_end(context)
+        if code == STOPPED and not self._started_here and not self._stopping:
+            # An earlier try was stopped (cleared, timed out) and its command was still saving when this one began.
+            self.log.info("the command of an earlier try has saved and left: starting again from there")
+            self._job = self._start(context, Path(external_id["prefix"]))
+            if context.get("task_state_store") is not None:
+                context["task_state_store"].set(self.external_id_key, dict(self._job))
+            code = self._follow_to_the_end(context)
+        if code == 0:
+            return self.get_job_result(self._job, context)
+        if self._stopping or code == USER_ERROR:
+            raise AirflowFailException(self._ending())
+        raise StepFailed(self._ending())
+
+    def get_job_result(self, external_id, context) -> dict[str, Any]:
+        """{"run_dir": …, "figures": …} for the tasks that follow."""
+        run_dir = _run_dir(context)
+        return {"run_dir": str(run_dir), "figures": run_directory.small_figures(run_dir, self._step)}
+
+    # ----
+
+    @property
+    def _step(self) -> str:
+        return self.command.replace(" ", "_")
+
+    def _start(self, context, prefix: Path) -> dict[str, Any]:
+        python, module, *words = [str(environment.training_python()), *self.command.split()]
+        if not os.access(python, os.X_OK):
+            raise AirflowFailException(f"the training interpreter {python} is missing: run `make setup`, or set MTC_PYTHON to a Python with TensorFlow")
+        command = [python, "-m", f"tasks.{module}", *words, *params.arguments(context["params"]), "--run-dir", str(_run_dir(context))]
+        self.log.info("%s", shlex.join(command))
+        self._started_here = True
+        return detached.start(command, prefix=prefix, cwd=environment.project(), env=clean_environment(), owner=str(environment.airflow_home()))
+
+    def _first_offset(self, context) -> int:
+        """Where to begin in the output: after what an earlier try has copied to its log."""
+        store = context.get("task_state_store")
+        if self._started_here or store is None:
+            return self._job["offset"]
+        return max(self._job["offset"], store.get("log_offset", default=0) or 0)
+
+    def _follow_to_the_end(self, context) -> str | int:
+        """Copy new output to the task log until the command has ended; return its status."""
+        if self._job is None:
+            return detached.LOST
+        store, remembered = context.get("task_state_store"), time.monotonic()
+        with open(f"{self._job['prefix']}.log", "rb") as output:
+            while True:
+                status = detached.status(self._job)  # before reading: what it prints last is read after it has ended
+                self._offset = _copy_lines(output, self._offset, self.log.info, whole=status != detached.RUNNING)
+                if status != detached.RUNNING:
+                    return status
+                if store is not None and time.monotonic() - remembered > OFFSET_SECONDS:  # each write is a request to the API server
+                    store.set("log_offset", self._offset, retention=NEVER_EXPIRE)
+                    remembered = time.monotonic()
+                time.sleep(POLL_SECONDS)
+
+    def _ending(self) -> str:
+        """One sentence on how the command ended."""
+        if self._job is None:
+            return f"{self.task_id} had not started"
+        code, log = detached.status(self._job), f"{self._job['prefix']}.log"
+        why = run_directory.error(self._job, self._step)
+        if code == USER_ERROR:
+            return why or f"tasks.{self.command} refused its arguments; see {log}"
+        if code == STOPPED:
+            return f"{self.task_id} has saved and left; another try resumes from there"
+        if code == detached.RUNNING:
+            return f"{self.task_id} is still saving; see {log}"
+        if code in (detached.LOST, 128 + 9):
+            return f"{self.task_id} was killed (out of memory, or the machine went down); see {log}"
+        return f"{self.task_id} ended with exit code {code}{': ' + why if why else ''}; see {log}"
+
+
+def clean_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of a step: without Airflow's settings, which hold secrets, and without this interpreter's paths.
+
+    Other entries of PYTHONPATH stay: CANN puts npu_bridge there.
+    """
+    environ = os.environ if environ is None else environ
+    dropped = ("AIRFLOW", "_AIRFLOW", "__AIRFLOW", "PYTHON", "VIRTUAL_ENV")
+    kept = {name: value for name, value in environ.items() if not name.startswith(dropped)}
+    root = environment.project()
+    ours = [root, Path(sys.prefix)]
+    foreign = [p for p in environ.get("PYTHONPATH", "").split(os.pathsep) if p and not any(Path(p).absolute().is_relative_to(o) for o in ours)]
+    kept["PYTHONPATH"] = os.pathsep.join([str(root), *foreign])
+    kept["PYTHONUNBUFFERED"] = "1"
+    return kept
+
+
+def _run_dir(context) -> Path:
+    return run_directory.run_directory(context["dag"].dag_id, context["run_id"])
+
+
+def _copy_lines(output, offset: int, write: Callable[..., None], *, whole: bool) -> int:
+    """Write the lines from `offset` on; an unfinished last one waits, unless the `whole` rest is due. Returns the offset reached."""
+    output.seek(offset)
+    for line in output:
+        if not (line.endswith(b"\n") or whole):
+            break
+        write("%s", run_directory.shown(line))
+        offset += len(line)
+    return offset

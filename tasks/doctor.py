@@ -1,0 +1,157 @@
+"""`python -m tasks.doctor`: can this run work here? Checks before anything long starts, a table, and what to do about each fault.
+
+Every check runs, so that all faults are seen at once. It always looks again: what it depends on (disks, servers, devices) is no file of the run.
+"""
+import importlib
+import logging
+import os
+import platform
+import shutil
+import sys
+import time
+
+from mtc import devices
+from mtc.errors import UserError
+from mtc.fetch import pretrained
+from mtc.storage import open_storage
+from tasks import step
+
+log = logging.getLogger("mtc.doctor")
+
+PACKAGES = ("numpy", "cv2", "pycocotools.mask", "boto3", "requests", "yaml", "tqdm", "matplotlib", "jinja2")
+
+COCO_DOWNLOAD, COCO_EXTRACTED, COCO_MASKS = 40 * 10**9, 21 * 10**9, 2 * 10**9
+"""Room for archives and their contents; for the contents alone; for what preprocessing adds."""
+SYNTHETIC_SAMPLE = 250000
+"""Bytes of a synthetic image, generously, in the archive and extracted."""
+PARAMETERS = 54419420
+"""Weights of the published body network; they grow with the square of the width, and Adam keeps two more numbers for each."""
+
+
+def main(argv=None):
+    """Check, and return the exit code: 0 all is well, 2 something has to be put right."""
+    return step.main(STEP, argv)
+
+
+def run(context):
+    """Run all checks and log the table. Errors: UserError with the sentences of all checks that failed."""
+    config = context.config
+    checks = (
+        ("python", lambda: "{} at {}".format(platform.python_version(), sys.executable)),
+        ("tensorflow", _tensorflow),
+        ("packages", _packages),
+        ("device", lambda: _device(config)),
+        ("run directory", lambda: _writable(context.run_dir, checkpoint_bytes(config))),
+        ("data", lambda: _data(config)),
+        ("snapshot", lambda: _snapshot(config)),
+        ("storage", lambda: _storage(config)),
+    )
+    table, faults = {}, []
+    for name, check in checks:
+        try:
+            found = check()
+            log.info("  ok      %-14s %s", name, found)
+        except (UserError, OSError) as error:
+            found = str(error) if isinstance(error, UserError) else "{} cannot be checked: {}".format(name, error)
+            faults.append(found)
+            log.info("  FAULT   %-14s %s", name, found)
+        table[name] = found
+    if faults:
+        raise UserError("; ".join(faults))
+    return step.Result(outputs=[], figures={"checks": table})
+
+
+def data_bytes(config):
+    """How many bytes the data folder still needs."""
+    root, source = config.data.root, config.fetch.source
+    if _has(root, "mask2017", "train2017", "annotations"):
+        return 0
+    if source == "synthetic":
+        made = config.synthetic
+        return SYNTHETIC_SAMPLE * (made.train_images + made.val_images + made.samples_3d + made.hands_3d)
+    if _has(root, "train2017", "annotations") or _has(_local(source), "train2017", "annotations"):
+        return COCO_MASKS
+    return COCO_EXTRACTED + COCO_MASKS if os.path.isdir(_local(source)) else COCO_DOWNLOAD
+
+
+def checkpoint_bytes(config):
+    """How many bytes two checkpoints need: the last good one, and the next while it is written."""
+    return int(2 * 3 * 4 * PARAMETERS * config.model.width**2 * config.model.stages / 6)
+
+
+def _tensorflow():
+    return _import("tensorflow").version.VERSION
+
+
+def _packages():
+    versions = []
+    for name in PACKAGES:
+        module = _import(name)
+        version = getattr(module, "__version__", "")
+        versions.append("{} {}".format(name.split(".")[0], version).strip())
+    return ", ".join(versions)
+
+
+def _import(name):
+    try:
+        return importlib.import_module(name)
+    except Exception as error:  # a package that is there but broken raises what it likes: OSError for a missing library, say
+        raise UserError("{} cannot be imported by {} ({}: {}): run `make setup`".format(name, sys.executable, type(error).__name__, error)) from None
+
+
+def _device(config):
+    kind, description, _ = devices.select(config.train.device)
+    return "{}: {} (train.device={})".format(kind, description, config.train.device)
+
+
+def _data(config):
+    missing = data_bytes(config)
+    return "{}: {}".format(config.data.root, _writable(config.data.root, missing))
+
+
+def _snapshot(config):
+    if "://" in config.snapshot.uri:
+        return "{}: to be fetched".format(config.snapshot.uri)
+    return pretrained.locate(config.snapshot) or "none: training starts from initial weights"
+
+
+def _storage(config):
+    storage = open_storage(config.storage.uri, config.storage.endpoint, config.storage.region)
+    storage.probe()
+    return storage.url("")
+
+
+def _writable(folder, needed):
+    """Refuse a folder that cannot be written, or whose disk has not the room."""
+    there = os.path.abspath(folder)
+    while not os.path.exists(there):
+        there = os.path.dirname(there)
+    if not os.path.isdir(there) or not os.access(there, os.W_OK | os.X_OK):
+        raise UserError("{} cannot be written: {} is no folder that this user may write to; choose another one".format(folder, there))
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        raise UserError("{} needs {} and its disk has {} free: make room or choose another folder".format(folder, _size(needed), _size(free)))
+    return "{} free, {} needed".format(_size(free), _size(needed))
+
+
+def _size(count):
+    return "{:.1f} GB".format(count / 1e9) if count >= 1e9 else "{:.0f} MB".format(count / 1e6)
+
+
+def _has(folder, *names):
+    return all(os.path.isdir(os.path.join(folder, name)) for name in names)
+
+
+def _local(source):
+    return source[len("file://") :] if source.startswith("file://") else source
+
+
+STEP = step.Step(
+    name="doctor",
+    description=__doc__.splitlines()[0],
+    inputs=lambda context: {"looked_at": time.time()},
+    run=run,
+)
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,173 @@
+"""The step contract, once: what every `python -m tasks.X` takes, prints, writes and answers.
+
+A step takes `--config`, `--set`, `--run-dir`; does nothing when its inputs and outputs are as its last success left them; writes
+`<run-dir>/steps/<name>.json` atomically; and exits with 0 (success), 2 (a user's mistake, one sentence), 3 (stopped by a signal after saving) or 1.
+"""
+import argparse
+import logging
+import os
+import signal
+import sys
+import time
+from typing import Any, Callable, Dict, List, NamedTuple
+
+from mtc import config as configuration
+from mtc import files
+from mtc.errors import Stopped, UserError
+from mtc.storage import TransientError
+
+log = logging.getLogger("mtc")
+
+SUCCESS, FAILED, USER_ERROR, STOPPED = 0, 1, 2, 3
+
+
+class Context(NamedTuple):
+    """What a step works with."""
+
+    config: configuration.Config
+    run_dir: str
+    arguments: argparse.Namespace
+
+
+class Result(NamedTuple):
+    """What a step leaves behind."""
+
+    outputs: List[str]
+    """Files that must still be there, unchanged, for the step to count as done."""
+    figures: Dict[str, Any]
+    """JSON-able facts about the run: counts, losses, places."""
+
+
+class Step(NamedTuple):
+    """One task of the DAG, one command."""
+
+    name: str
+    description: str
+    inputs: Callable[[Context], Dict[str, Any]]
+    """JSON-able description of all that the result depends on; the step is skipped while it is the same."""
+    run: Callable[[Context], Result]
+    arguments: Callable[[argparse.ArgumentParser], None] = lambda parser: None
+
+
+def main(step, argv=None):
+    """Run a step as a command and return its exit code."""
+    arguments = _parse(step, argv)
+    _set_up_logging()
+    context, started = None, time.time()
+    try:
+        config = configuration.load(arguments.config, arguments.overrides)
+        run_dir = arguments.run_dir or os.path.join("runs", config.name)
+        context = Context(config, run_dir, arguments)
+        _claim_run_dir(context)
+        inputs = step.inputs(context)
+        previous = read_record(run_dir, step.name)
+        if not arguments.force and _is_done(previous, inputs):
+            log.info("%s: nothing to do, inputs and outputs are as the last run left them (%s)", step.name, _record_path(run_dir, step.name))
+            return SUCCESS
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _stop)
+        result = step.run(context)
+        outputs = [_describe(path) for path in result.outputs]
+        _write_record(context, step, started, "success", inputs=inputs, outputs=outputs, figures=result.figures)
+        return SUCCESS
+    except UserError as error:
+        log.error("error: %s", error)
+        _write_record(context, step, started, "user_error", error=str(error))
+        return USER_ERROR
+    except Stopped as stop:
+        log.warning("%s: stopped: %s", step.name, stop)
+        _write_record(context, step, started, "stopped", error=str(stop))
+        return STOPPED
+    except TransientError as error:
+        log.error("%s failed, another try may succeed: %s", step.name, error)
+        _write_record(context, step, started, "failed", error=str(error))
+        return FAILED
+    except Exception as error:
+        log.exception("%s failed", step.name)
+        _write_record(context, step, started, "failed", error="{}: {}".format(type(error).__name__, error))
+        return FAILED
+
+
+def read_record(run_dir, name):
+    """Return the record that a step wrote last, or None."""
+    try:
+        return files.read_json(_record_path(run_dir, name))
+    except ValueError:
+        return None
+
+
+def _parse(step, argv):
+    parser = argparse.ArgumentParser(prog="python -m tasks.{}".format(step.name.partition("_")[0]), description=step.description)
+    parser.add_argument("--config", default="coco_body", metavar="PRESET_OR_FILE", help="a preset (%s) or a YAML file; default: %%(default)s" % ", ".join(configuration.presets()))
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one key; may be repeated")
+    parser.add_argument("--run-dir", default="", metavar="DIR", help="where the run keeps its files; default: runs/<name of the config>")
+    parser.add_argument("--force", action="store_true", help="run even where nothing has changed")
+    step.arguments(parser)
+    return parser.parse_args(argv)
+
+
+def _set_up_logging():
+    """Plain lines on stderr; the log lines that scripts parse are the message alone."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.handlers[:] = [handler]
+    log.setLevel(logging.INFO)
+    log.propagate = False
+
+
+def _stop(number, frame):
+    raise Stopped(signal.Signals(number).name)
+
+
+def _claim_run_dir(context):
+    """Make the run directory and keep its config.json; refuse a directory that holds a run of another kind."""
+    path = os.path.join(context.run_dir, "config.json")
+    try:
+        os.makedirs(os.path.join(context.run_dir, "steps"), exist_ok=True)
+        old = configuration.read(path)
+        if old is not None:
+            changed = configuration.difference(configuration.identity(old), configuration.identity(context.config))
+            if changed:
+                raise UserError("{} holds a run whose {}: choose another --run-dir".format(context.run_dir, changed))
+        if old is None or configuration.to_dict(old) != configuration.to_dict(context.config):
+            files.write_json(path, configuration.to_dict(context.config))
+    except OSError as error:
+        raise UserError("run directory {} cannot be written: {}; choose another --run-dir".format(context.run_dir, error.strerror or error)) from None
+
+
+def _is_done(previous, inputs):
+    """Whether the last run succeeded on the same inputs and all that it made is still there."""
+    if not previous or previous.get("status") != "success" or previous.get("inputs") != inputs:
+        return False
+    return all(_is_unchanged(output) for output in previous["outputs"])
+
+
+def _is_unchanged(output):
+    try:
+        found = os.stat(output["path"])
+    except OSError:
+        return False
+    if found.st_size != output["bytes"]:
+        return False
+    return found.st_mtime_ns == output["mtime_ns"] or files.sha256(output["path"]) == output["sha256"]
+
+
+def _describe(path):
+    found = os.stat(path)
+    return {"path": os.path.abspath(path), "bytes": found.st_size, "mtime_ns": found.st_mtime_ns, "sha256": files.sha256(path)}
+
+
+def _record_path(run_dir, name):
+    return os.path.join(run_dir, "steps", name + ".json")
+
+
+def _write_record(context, step, started, status, **more):
+    """Write the step's record; a record that cannot be written must not hide how the step ended."""
+    if context is None:
+        return
+    record = {"v": 1, "step": step.name, "status": status, "started": round(started, 3), "seconds": round(time.time() - started, 3)}
+    record.update(more)
+    try:
+        files.write_json(_record_path(context.run_dir, step.name), record)
+    except OSError as error:
+        log.error("%s: the record cannot be written: %s", step.name, error)

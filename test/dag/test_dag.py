@@ -1,0 +1,169 @@
+"""The DAG: its shape, its form, and whole runs of it with played steps."""
+import json
+import os
+import subprocess
+import sys
+from datetime import timedelta
+
+import pytest
+from airflow.sdk.exceptions import ParamValidationError
+from mtc_airflow import params, run_directory
+
+from test.dag.conftest import ROOT, wait_for
+
+
+def ran(dag, **conf):
+    """Run the DAG to its end; return (state, {task: state}, run directory)."""
+    run = dag.test(run_conf=conf)
+    states = {ti.task_id: str(ti.state) for ti in run.get_task_instances()}
+    return str(run.state), states, run_directory.run_directory("mtc_train", run.run_id)
+
+
+@pytest.fixture
+def impatient(dag, monkeypatch):
+    """Tries follow each other at once."""
+    for task in dag.tasks:
+        monkeypatch.setattr(task, "retry_delay", timedelta(seconds=0))
+    return dag
+
+
+def test_tasks_follow_each_other_from_validation_to_the_report(dag):
+    before = {task.task_id: task.upstream_task_ids for task in dag.tasks}
+    assert before == {
+        "validate": set(),
+        "fetch_coco": {"validate"},
+        "fetch_snapshot": {"validate"},
+        "preprocess": {"fetch_coco", "fetch_snapshot"},
+        "train": {"preprocess"},
+        "report": {"train"},
+    }
+
+
+def test_dag_runs_on_request_alone_and_one_run_at_a_time(dag):
+    assert dag.schedule is None
+    assert dag.catchup is False
+    assert dag.max_active_runs == 1
+    assert dag.is_paused_upon_creation is False
+    assert dag.doc_md
+    assert dag.owner == "mtc"
+
+
+def test_all_tasks_are_tried_again_and_training_most(dag):
+    assert all(task.retries >= 2 for task in dag.tasks)
+    assert dag.get_task("train").retries >= 3
+
+
+def test_parsing_is_quick_and_imports_nothing_of_the_training_stack():
+    program = (
+        "import sys, time, airflow.sdk, runpy; before = time.process_time(); runpy.run_path(sys.argv[1]); seconds = time.process_time() - before;"
+        "heavy = {m.split('.')[0] for m in sys.modules} & {'numpy', 'cv2', 'tensorflow', 'mtc', 'tasks'}; print(seconds, *heavy)"
+    )
+    environ = {**os.environ, "PYTHONPATH": str(ROOT / "plugins")}
+    answer = subprocess.run([sys.executable, "-c", program, str(ROOT / "dags" / "mtc_train.py")], env=environ, capture_output=True, text=True, check=True)
+    seconds, *heavy = answer.stdout.splitlines()[-1].split()
+    assert heavy == []
+    assert float(seconds) < 1
+
+
+def test_plugins_load():
+    from airflow import plugins_manager
+
+    plugins_manager.ensure_plugins_loaded()
+    assert plugins_manager.get_import_errors() == {}
+
+
+@pytest.mark.parametrize(
+    "conf",
+    [{"preset": "dmeo"}, {"device": "tpu"}, {"steps": 0}, {"steps": "many"}, {"batch_size": 1.5}, {"data_root": ""}, {"set": ["train.steps"]}, {"set": "train.steps=3"}],
+    ids=str,
+)
+def test_bad_values_are_refused_before_anything_starts(dag, steps, conf):
+    with pytest.raises(ParamValidationError):
+        dag.test(run_conf=conf)
+    assert steps.starts() == []
+
+
+def test_an_unknown_key_fails_the_run_and_the_nearest_one_is_named(dag, steps, caplog):
+    state, states, _ = ran(dag, stepz=3)
+    assert state == "failed"
+    assert states["validate"] == "failed"
+    assert steps.starts() == []
+    with pytest.raises(params.AirflowFailException, match="unknown parameter 'stepz'; did you mean 'steps'?"):
+        params.refuse_unknown({"dag_run": type("Run", (), {"conf": {"stepz": 3}})})
+
+
+def test_only_what_was_given_goes_over_the_preset():
+    values = {name: param.value for name, param in params.form().items()}
+    assert params.arguments(values) == ["--config", "demo"]
+    values.update(preset="coco_body", device="gpu", steps=7, data_root="/d/my data #1", set=[" train.seed=3 "])
+    assert params.arguments(values) == [
+        "--config", "coco_body", "--set", "train.device=gpu", "--set", "train.steps=7", "--set", 'data.root="/d/my data #1"', "--set", "train.seed=3",
+    ]  # fmt: skip
+
+
+def test_every_parameter_sets_a_key_that_the_config_has():
+    program = (
+        "import json, sys; from mtc import config; c = config.load('demo', json.loads(sys.argv[1]));"
+        "print(c.data.root, c.train.steps, c.fetch.source, c.storage.endpoint, c.snapshot.uri)"
+    )
+    values = {"device": "cpu", "steps": 9, "batch_size": 2, "data_root": "/d/my data #1", "source": "null", "storage_uri": "s3://b/p"}
+    values.update(storage_endpoint="http://h:1", snapshot="a: b", set=["data.mix.coco=2"])
+    assert set(values) | {"preset"} == set(params.form())
+    answer = subprocess.run([sys.executable, "-c", program, json.dumps(params.overrides(values))], cwd=ROOT, capture_output=True, text=True)
+    assert answer.stdout.strip() == "/d/my data #1 9 null http://h:1 a: b", answer.stderr
+
+
+def test_the_default_preset_can_be_changed_to_a_file_of_ones_own(monkeypatch):
+    monkeypatch.setenv("MTC_PRESET", "/somewhere/mine.yaml")
+    assert params.form()["preset"].resolve() == "/somewhere/mine.yaml"
+
+
+def test_a_run_goes_from_the_first_task_to_the_last_in_one_run_directory(dag, steps):
+    state, states, run_dir = ran(dag, steps=5)
+    assert state == "success"
+    assert set(states.values()) == {"success"}
+    started = [start["step"] for start in steps.starts()]
+    assert started[0] == "doctor"
+    assert set(started[1:3]) == {"fetch_coco", "fetch_snapshot"}
+    assert started[3:] == ["preprocess", "train", "report"]
+    for start in steps.starts():
+        assert start["argv"][-6:] == ["--config", "demo", "--set", "train.steps=5", "--run-dir", str(run_dir)]
+        assert start["cwd"] == str(ROOT)
+    assert "step train begins" in (run_dir / "logs" / "train.log").read_text()
+
+
+def test_a_users_mistake_fails_the_task_without_another_try(impatient, steps):
+    steps.plan(preprocess=["user_error"])
+    state, states, _ = ran(impatient)
+    assert state == "failed"
+    assert states["preprocess"] == "failed"
+    assert states["train"] == "upstream_failed"
+    assert len(steps.starts("preprocess")) == 1
+
+
+def test_a_failure_is_tried_again(impatient, steps):
+    steps.plan(train=["fail", "ok"])
+    state, _, _ = ran(impatient)
+    assert state == "success"
+    assert len(steps.starts("train")) == 2
+
+
+def test_a_step_that_something_else_stopped_is_resumed(impatient, steps):
+    import threading
+
+    steps.plan(train=["wait", "ok"])
+    stopper = threading.Thread(target=lambda: os.kill(wait_for(lambda: steps.starts("train"), "the training")[0]["pid"], 15))
+    stopper.start()
+    state, _, run_dir = ran(impatient)
+    stopper.join()
+    assert state == "success"
+    assert (run_dir / "checkpoint").read_text() == "saved"
+    assert len(steps.starts("train")) == 2
+
+
+@pytest.mark.parametrize("run_id", ["manual__2026-01-01T00:00:00+00:00", "../../etc", "..", "a b", "ä", "x" * 300])
+def test_every_run_id_gets_a_directory_of_its_own_below_the_runs(run_id):
+    found = run_directory.run_directory("mtc_train", run_id)
+    assert found.parent == run_directory.run_directory("mtc_train", "plain").parent
+    assert found.name not in ("", ".", "..")
+    assert found != run_directory.run_directory("mtc_train", run_id.replace(":", "_").replace(" ", "_") + "_")

@@ -1,0 +1,98 @@
+"""Presets, overrides, and the sentences that bad ones get."""
+import os
+
+import pytest
+
+from mtc import config
+from mtc.errors import UserError
+
+
+@pytest.mark.parametrize("name", config.presets())
+def test_every_preset_loads_and_says_what_it_reproduces_takes_and_gives(name):
+    assert config.load(name).name == name
+    with open(os.path.join(config.PRESETS, name + ".yaml"), encoding="utf-8") as f:
+        header = [line for line in f.read().split("\nname:")[0].splitlines()]
+    assert all(line.startswith("#") for line in header)
+    assert [word for word in ("Reproduces:", "Takes:", "Expect:") if not any(word in line for line in header)] == []
+
+
+def test_the_ascend_presets_are_the_published_fine_tune():
+    full, perf = config.load("ascend_full"), config.load("ascend_perf")
+    assert (full.train.start_step, full.train.steps, full.train.batch_size) == (390000, 400000, 1)
+    assert perf.train.steps - perf.train.start_step == 100
+    assert (full.train.lr, full.train.lr_steps, full.train.pof_weight) == ([1e-4, 1e-5], [100000], 1.0)
+    assert (full.compat.mask, full.compat.shuffle, full.compat.ignore_paf_2d) == ("all", False, True)
+    assert config.identity(full) == config.identity(perf)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("train.lr=1e-3,1e-4", lambda c: c.train.lr == [1e-3, 1e-4]),
+        ("train.lr=[0.001, 1e-4]", lambda c: c.train.lr == [1e-3, 1e-4]),
+        ("train.steps=1e3", lambda c: c.train.steps == 1000),
+        ("data.mix.synthetic3d=3", lambda c: c.data.mix == {"coco": 1, "synthetic3d": 3}),
+        ("compat.shuffle=false", lambda c: c.compat.shuffle is False),
+        ("storage.uri=123", lambda c: c.storage.uri == "123"),
+        ("storage.uri=", lambda c: c.storage.uri == ""),
+        ("snapshot.discard=Adam,beta", lambda c: c.snapshot.discard == ["Adam", "beta"]),
+        ("snapshot.rename={body/CPM: CPM}", lambda c: c.snapshot.rename == {"body/CPM": "CPM"}),
+    ],
+)
+def test_overrides_take_the_keys_type(override, expected):
+    overrides = [override] + (["train.lr_steps=400"] if "train" in override else [])
+    assert expected(config.load("demo", overrides))
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("train.stepz=3", "unknown key 'train.stepz'; did you mean 'steps'?"),
+        ("modle.width=1", "unknown section 'modle'; did you mean 'model'?"),
+        ("train.steps=many", "train.steps: expected a whole number, got 'many'"),
+        ("train.steps=1.5", "expected a whole number, got 1.5"),
+        ("train.steps=true", "expected a whole number, got True"),
+        ("compat.shuffle=1", "expected true or false, got 1"),
+        ("model.width=nan", "expected a number, got 'nan'"),
+        ("model.width=-1", "-1.0 is below 0.01"),
+        ("model.kind=foot", "'foot' is not one of body, hand"),
+        ("train.device=npx", "did you mean 'npu'?"),
+        ("model.crop=100", "must be divisible by 8"),
+        ("data.mix={coco: 0}", "at least one source needs a share above 0"),
+        ("data.mix={cocoo: 1}", "did you mean 'coco'?"),
+        ("train.lr=1e-4", "one learning rate more than steps"),
+        ("train.steps=0", "below 1"),
+        ("train.steps", "expected section.key=value"),
+        ("train.lr.x=1", "'train.lr' has no entries"),
+    ],
+)
+def test_bad_overrides_are_refused_with_the_nearest_name(override, sentence):
+    with pytest.raises(UserError) as error:
+        config.load("demo", [override])
+    assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [("train: [1", "cannot be read"), ("- 1", "expected sections"), ("train: 3", "must hold keys"), ("trian: {}", "did you mean 'train'?"), ("train: {step: 3}", "'steps'")],
+)
+def test_bad_files_are_named(tmp_path, text, sentence):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match="mine.yaml") as error:
+        config.load(str(path))
+    assert sentence in str(error.value)
+
+
+def test_an_unknown_preset_names_the_nearest():
+    with pytest.raises(UserError, match="did you mean 'demo'"):
+        config.load("demos")
+
+
+def test_a_config_survives_its_json(tmp_path):
+    from mtc import files
+
+    made = config.load("demo", ["data.mix.coco=3"])
+    files.write_json(str(tmp_path / "config.json"), config.to_dict(made))
+    assert config.read(str(tmp_path / "config.json")) == made
+    assert config.read(str(tmp_path / "other.json")) is None
