@@ -7,14 +7,16 @@ from __future__ import annotations
 from datetime import timedelta
 
 from airflow.sdk import DAG
+
 from mtc_airflow import params
 from mtc_airflow.step_operator import StepOperator
 
 DOC = """
 ### Train Monocular Total Capture
 
-`validate` checks the machine, the config and the storage before anything long starts; `fetch_coco` and `fetch_snapshot` bring what is not there yet; `preprocess` makes masks
-and `COCO.json`; `train` trains, with a checkpoint now and then that is uploaded while training goes on; `report` evaluates and writes `report.html`.
+`validate` checks the machine, the config and the storage before anything long starts; `fetch_coco` and `fetch_snapshot` bring what is not there yet;
+`preprocess` makes masks and `COCO.json`; `train` trains, with a checkpoint now and then that is uploaded while training goes on; `report` evaluates
+and writes `report.html`.
 
 * **Start**: the *Trigger* button, or `airflow dags trigger mtc_train --conf '{"preset": "coco_body", "source": "/data/coco", "device": "gpu"}'`.
 * **Stop**: mark the running task as failed. It saves first; clear the task to go on from there.

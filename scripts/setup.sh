@@ -17,9 +17,10 @@ case "${1:-}" in
     --tests) tests=yes ;;
     *) fail "scripts/setup.sh takes --tests or nothing, not $1" ;;
 esac
-# What users set for their own programs must not reach into the environments that are made here.
-unset PYTHONHOME VIRTUAL_ENV
-export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_PROGRESS_BAR=off PIP_NO_INPUT=1 PIP_REQUIRE_VIRTUALENV=0 PYTHONNOUSERSITE=1 TF_CPP_MIN_LOG_LEVEL=2
+# What users set for their own programs must not reach into the environments that are made here: pip would take CANN's packages on PYTHONPATH for installed.
+pythonpath=${PYTHONPATH:-}
+unset PYTHONHOME PYTHONPATH VIRTUAL_ENV
+export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_PROGRESS_BAR=off PIP_NO_INPUT=1 PIP_REQUIRE_VIRTUALENV=0 TF_CPP_MIN_LOG_LEVEL=2
 export KERAS_HOME=$MTC_HOME/$LOG_DIR/keras MPLCONFIGDIR=$MTC_HOME/$LOG_DIR/matplotlib
 unset PIP_TARGET PIP_PREFIX PIP_USER PIP_CONSTRAINT
 
@@ -43,7 +44,8 @@ own=${MTC_PYTHON:-}
 remembered() { sed -n "s/^$1 //p" "$LOG_DIR/choice" 2>/dev/null; }
 request=${MTC_PYTHON37:-$(remembered request)}
 request=${request:-auto}
-refused=$(remembered refused)
+refused=
+[ -n "${MTC_PYTHON37:-}" ] || refused=$(remembered refused)
 train=
 why=
 case $request in
@@ -68,7 +70,7 @@ case $request in
 esac
 if [ -n "$own" ]; then
     : >"$log"
-    run "MTC_PYTHON=$own: does it work?" "$own" scripts/check_training.py ||
+    run "MTC_PYTHON=$own: does it work?" env PYTHONPATH="$pythonpath" "$own" scripts/check_training.py ||
         fail "MTC_PYTHON=$own does not have what training needs: $(tail -n 1 "$log"); install it there, or unset MTC_PYTHON to have .venv-train made"
     why="MTC_PYTHON names it"
     train=
@@ -105,7 +107,7 @@ else
     echo "Training: $(cat .venv-train/.mtc-versions), in .venv-train"
 fi
 echo "          because $why"
-if "$training" -c 'import importlib.util as u, sys; sys.exit(u.find_spec("npu_bridge") is None)' 2>/dev/null; then
+if PYTHONPATH=$pythonpath "$training" -c 'import importlib.util as u, sys; sys.exit(u.find_spec("npu_bridge") is None)' 2>/dev/null; then
     echo "          npu_bridge is there: train.device=npu trains on Ascend"
 fi
 [ "$tests" = yes ] || echo "Next: make demo (the whole job in minutes), make airflow (the web page), or source scripts/env.sh and use airflow and \"\$MTC_PYTHON\" yourself"

@@ -24,14 +24,15 @@ is_current() {
 
 # run LABEL COMMAND...: run a step with its output in $log, and print how long it took.
 run() {
-    local label=$1 started=$SECONDS
+    local label=$1 started=$SECONDS status
     shift
     printf '  %-58s ' "$label"
     if "$@" >>"$log" 2>&1 </dev/null; then
         printf '%4d s\n' $((SECONDS - started))
     else
+        status=$?
         printf 'failed after %d s\n' $((SECONDS - started))
-        return 1
+        return $status
     fi
 }
 
@@ -65,9 +66,9 @@ build_venv() {
     fi
     if [ "$select" = -v ]; then
         replace_opencv "$dir"
-        run "$dir: does it work?" "$python" scripts/check_training.py || fail_check "$dir" "$log"
+        run "$dir: does it work?" "$python" scripts/check_training.py || fail_check "$dir" "$log" $?
     else
-        run "$dir: does it work?" env AIRFLOW_HOME="$MTC_HOME/.airflow" "$dir/bin/airflow" version || fail_check "$dir" "$log"
+        run "$dir: does it work?" env AIRFLOW_HOME="$MTC_HOME/.airflow" "$dir/bin/airflow" version || fail_check "$dir" "$log" $?
     fi
     tail -n 1 "$log" >"$dir/.mtc-versions"
     printf '%s\n' "$wanted" >"$dir/.mtc-stamp"
@@ -108,7 +109,7 @@ missing_package() {
 }
 
 unreachable() {
-    grep -q -i -E 'NewConnectionError|NameResolutionError|ConnectTimeout|ReadTimeout|Network is unreachable|name resolution|ProxyError|SSLError|CERTIFICATE_VERIFY_FAILED|ConnectionResetError' "$1"
+    grep -q -i -E 'NewConnectionError|NameResolutionError|ConnectTimeout|ReadTimeout|Network is unreachable|name resolution|ProxyError|SSLError|CERTIFICATE_VERIFY_FAILED|ConnectionResetError|not a trusted or secure host' "$1"
 }
 
 need_space() {
@@ -125,13 +126,13 @@ fail_install() {
         fail "$1 could not be made: no space left on the disk (project: $(free_in .), temporary folder ${TMPDIR:-/tmp}: $(free_in "${TMPDIR:-/tmp}")); make room, or set TMPDIR to a folder on a larger disk"
     elif unreachable "$2"; then
         last=$(sed -n "s/.*after connection broken by '\(.*\)': .*/\1/p" "$2" | tail -n 1)
-        fail "$1 could not be made: the package index cannot be reached (${last:-see the output}); check the network, or name your mirror with PIP_INDEX_URL; all of pip's output: $2"
+        fail "$1 could not be made: the package index cannot be reached (${last:-$(grep -m 1 WARNING "$2")}); check the network, or name your mirror with PIP_INDEX_URL; all of pip's output: $2"
     fi
     fail "$1 could not be made ($last); all output: $2"
 }
 
 fail_check() {
-    if grep -q -i 'illegal instruction' "$2"; then
+    if [ "$3" = 132 ]; then # SIGILL
         fail "$1 was made but TensorFlow does not run: this processor lacks AVX, which its packages are built with"
     fi
     fail "$1 was made but does not work: $(tail -n 1 "$2"); all output: $2"

@@ -33,7 +33,7 @@ def run(context):
 
     found = history.read(_journal(context))
     checkpoint = checkpoints.newest_good(context.run_dir)
-    rows, damaged = checkpoint_table.checkpoints(context.run_dir, found.uploads)
+    rows, damaged = checkpoint_table.checkpoints(context.run_dir, found.uploads, checkpoint)
     evaluation = held_out.evaluate(context.config, checkpoint)
     report = figures.collect(context.config, found, evaluation.figures, rows)
     report["evaluated_step"] = files.read_json(os.path.join(checkpoint, "MANIFEST.json"))["step"] if checkpoint else None
@@ -49,9 +49,10 @@ def print_summary(report, path):
     """Print what a person at the terminal wants to know first, and where the rest is."""
     loss, pck = report["loss"], report["pck"]
     print(report["verdict"]["headline"])
-    print("loss          {} (mean of the last {}), empty answer {} on heat-maps".format(
-        document.number(loss["last_mean"]), loss["last_count"], document.number(loss["baseline_2d"])
-    ))  # fmt: skip
+    print("loss          {} (mean of the last {})".format(document.number(loss["last_mean"]), loss["last_count"]))
+    for key, title in (("2d", "heat-maps"), ("pof", "POF")):
+        values = [document.number(loss[name + key]) for name in ("last_mean_", "baseline_")]
+        print("  {:<11} {}, empty answer {}".format(title, *values))
     for threshold in ("0.1", "0.2"):
         values = [
             "{} {}".format(name.replace("_", " "), document.share((pck[name] or {}).get(threshold))) for name in ("trained", "mean_pose", "untrained")

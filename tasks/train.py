@@ -28,7 +28,8 @@ def run(context):
     from mtc.training import loop  # TensorFlow takes seconds to load: not before the configuration is known to be good
 
     figures = loop.train(context.config, context.run_dir)
-    return step.Result(outputs=[os.path.join(figures["checkpoint"], "MANIFEST.json")], figures=figures)
+    last = figures["checkpoint"]
+    return step.Result(outputs=[os.path.join(last, name) for name in sorted(os.listdir(last))], figures=figures)
 
 
 def _labels(config):

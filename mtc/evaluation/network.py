@@ -20,13 +20,15 @@ class Predictor:
             self._answer = [maps.heat[-1], maps.pof[-1]]
             variables = {v.op.name: v for v in tf.trainable_variables()}
             saver = tf.train.Saver(variables)
+            given = {name: tf.placeholder(tf.float32, variable.shape) for name, variable in variables.items()}
+            assign = [tf.assign(variables[name], given[name]).op for name in variables]
             _, _, session_config = devices.select(config.train.device, config.train.threads)
             self._session = tf.Session(graph=self._graph, config=session_config)
             if checkpoint:
                 saver.restore(self._session, checkpoints.bundle_prefix(checkpoint))
             else:
-                for name, value in cpm.initial_values(layers, config.train.seed).items():
-                    variables[name].load(value, self._session)
+                values = cpm.initial_values(layers, config.train.seed)
+                self._session.run(assign, {given[name]: values[name] for name in variables})
 
     def __enter__(self):
         return self

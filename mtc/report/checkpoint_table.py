@@ -1,7 +1,7 @@
 """The checkpoints of a run directory: what each weighs, its digests, and where it was uploaded to.
 
-A directory counts as a checkpoint when its MANIFEST.json is there and each file in it has the size that the manifest gives; digests are those that
-were taken when the checkpoint was saved (the newest one is verified byte by byte when it is evaluated).
+Reading every byte of every checkpoint of a long run would take hours, so only the newest good one is verified in full (`mtc.training.checkpoints`);
+an older one counts when each file has the size that its manifest gives. Digests are those that were taken when the checkpoint was saved.
 """
 
 import os
@@ -10,23 +10,28 @@ import re
 from mtc import files
 
 
-def checkpoints(run_dir, uploads):
-    """Return (good, damaged): rows of the checkpoints on disk by ascending step, and names of directories that are none.
+def checkpoints(run_dir, uploads, newest_good):
+    """Return (rows of the checkpoints on disk by ascending step, names of directories that are no good checkpoint).
 
-    uploads: {step: upload line of the journal}. A row has step, name, path, bytes, files (their number), manifest_sha256, data (name of the largest
-    file), data_sha256, uploaded (URI or None).
+    uploads: {step: upload line of the journal}. newest_good: directory, or None; what is newer was found to be damaged. A row has step, name, path,
+    bytes, files (their number), manifest_sha256, data (name of the largest file), data_sha256, uploaded (URI or None).
     """
     folder = os.path.join(run_dir, "checkpoints")
-    good, damaged = [], []
+    rows, damaged = [], []
     names = os.listdir(folder) if os.path.isdir(folder) else []
-    for name in sorted(name for name in names if re.match(r"step-\d+$", name)):
-        row = _row(os.path.join(folder, name))
+    last = _step(os.path.basename(newest_good)) if newest_good else -1
+    for name in sorted((name for name in names if re.match(r"step-\d+$", name)), key=_step):
+        row = _row(os.path.join(folder, name)) if _step(name) <= last else None
         if row is None:
             damaged.append(name)
             continue
         row["uploaded"] = uploads.get(row["step"], {}).get("uri")
-        good.append(row)
-    return sorted(good, key=lambda row: row["step"]), damaged
+        rows.append(row)
+    return rows, damaged
+
+
+def _step(name):
+    return int(name[len("step-") :])
 
 
 def _row(path):

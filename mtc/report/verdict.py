@@ -101,7 +101,7 @@ def notes(figures):
 def _checkpoint_warnings(figures, damaged):
     found, rows, last = [], figures["checkpoints"], figures["steps"]["last"]
     if not rows:
-        found.append("There is no checkpoint on disk, so the trained network could not be evaluated.")
+        found.append("There is no good checkpoint on disk, so the trained network could not be evaluated.")
     pending = [row["name"] for row in rows if not row["uploaded"]]
     if pending:
         found.append("Not uploaded to the storage: {}.".format(_some(pending)))

@@ -64,7 +64,7 @@ def problem(directory):
             written = f.read()
         manifest = json.loads(written.decode("utf-8"))
         rest = {key: value for key, value in manifest.items() if key != "digest"}
-        if files.json_bytes(manifest) != written or files.digest(rest) != manifest["digest"]:
+        if files.json_bytes(manifest) != written or files.digest(rest) != manifest.get("digest"):
             return "{} is damaged".format(MANIFEST)
         for name, expected in manifest["files"].items():
             path = os.path.join(directory, name)

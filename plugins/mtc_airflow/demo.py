@@ -1,7 +1,8 @@
 """The whole job in minutes with one command: `python -m mtc_airflow.demo` (`make demo`).
 
-Runs the DAG `mtc_train` with the preset `demo` through Airflow (`mtc_airflow.run_dag`, in a process of its own), shows what the steps print instead of what Airflow logs, and ends with
-the report's path and its headline figures. Exit code 0: success; 1: failed; 2: something to put right first; 3: stopped after the running step had saved.
+Runs the DAG `mtc_train` with the preset `demo` through Airflow (`mtc_airflow.run_dag`, in its own process), shows what the steps print instead of
+what Airflow logs, and ends with the report's path and its headline figures. Exit code 0: success; 1: failed; 2: something to put right first;
+3: stopped after the running step had saved.
 """
 from __future__ import annotations
 
@@ -28,8 +29,10 @@ PLAIN_SECONDS = 10
 
 def main(argv: list[str] | None = None) -> int:
     """Run the demo and return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m mtc_airflow.demo", description="Run the DAG from its first task to the report, on synthetic data.")
-    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one key of the preset; may be repeated")
+    parser = argparse.ArgumentParser(prog="python -m mtc_airflow.demo", description="Run the whole DAG on synthetic data.")
+    parser.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one key of the preset; may be repeated"
+    )
     overrides = parser.parse_args(argv).overrides
     environment.complete()
     if not os.access(environment.training_python(), os.X_OK):
@@ -50,7 +53,8 @@ def run(conf: dict[str, Any]) -> int:
     run_after = datetime.now(timezone.utc).isoformat(timespec="seconds")
     run_dir = run_directory.run_directory(DAG_ID, f"manual__{run_after}")
     print(f"{DAG_ID} with the preset {conf['preset']}, in {run_dir}\nAirflow's own log: {log}", flush=True)
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(environment.project() / "plugins"), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)}
+    paths = [str(environment.project() / "plugins"), os.environ.get("PYTHONPATH", "")]
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     stop = _StopOnSignals()
     with open(log, "wb") as output:
         process = subprocess.Popen(
@@ -58,7 +62,7 @@ def run(conf: dict[str, Any]) -> int:
             stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environ, start_new_session=True,
         )  # fmt: skip
     shown = Progress(run_dir)
-    while process.poll() is None:
+    while process.poll() is None or (stop.wanted and any(_running_steps(run_dir))):
         stop.forward(process, run_dir)
         shown.update()
         time.sleep(0.3)
@@ -66,7 +70,7 @@ def run(conf: dict[str, Any]) -> int:
     if process.returncode == 0:
         print(headline(run_dir))
         return 0
-    if process.returncode == 3:
+    if stop.wanted:  # whatever Airflow made of the interruption
         print(f"stopped; what was saved is in {run_dir}")
         return 3
     print(f"the demo failed: {shown.reason or _last_error(log)}\nAirflow's log: {log}")
@@ -142,16 +146,16 @@ class _StopOnSignals:
     """Turns Ctrl-C, SIGTERM and SIGHUP into a Ctrl-C for the process that runs the DAG."""
 
     def __init__(self):
-        self._wanted, self._sent = False, 0.0
+        self.wanted, self._sent = False, 0.0
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._want)
 
     def _want(self, number, frame):
-        self._wanted = True
+        self.wanted = True
 
     def forward(self, process: subprocess.Popen, run_dir: Path) -> None:
         """Send it; again where no step runs and Airflow has not left: between two tasks it may take a Ctrl-C for the failure of a task."""
-        if not self._wanted or time.monotonic() - self._sent < 5:
+        if not self.wanted or time.monotonic() - self._sent < 5:
             return
         if self._sent == 0.0:
             print("\nstopping: the running step saves and leaves", flush=True)

@@ -1,8 +1,8 @@
 """Commands that outlive the process that started them: their own session, output to a file, exit code kept in a file.
 
 Airflow gives a stopped task five seconds and then kills its process group; a trainer needs longer to save, and should not die with a worker. So a
-command is started in its own session and known by a *job*, plain data that a later process can use: process id, the kernel's start time of that process, and the boot it belongs to
-name one process for ever (a process id alone is used again). Needs /proc (Linux).
+command is started in its own session and known by a *job*, plain data that a later process can use: process id, the kernel's start time of that
+process, and the boot it belongs to name one process for ever (a process id alone is used again). Needs /proc (Linux).
 """
 from __future__ import annotations
 

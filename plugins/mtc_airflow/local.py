@@ -1,8 +1,8 @@
 """Airflow on this machine with one command: `python -m mtc_airflow.local` (`make airflow`).
 
-Starts `airflow standalone` on 127.0.0.1, waits until it answers, says how to use it, and on Ctrl-C, SIGTERM or SIGHUP stops all that it started. Stopping is an order of its own:
-running steps first, which save and leave while Airflow can still take note of it; then Airflow by SIGINT, because a SIGTERM would end only its first
-process and leave the others behind; then whatever is left of its session.
+Starts `airflow standalone` on 127.0.0.1, waits until it answers, says how to use it, and on Ctrl-C, SIGTERM or SIGHUP stops all that it started.
+Stopping has an order: running steps first, which save and leave while Airflow can still take note of it; then Airflow by SIGINT, because a SIGTERM
+would end only its first process and leave the others behind; then whatever is left of its session.
 """
 from __future__ import annotations
 
@@ -84,10 +84,10 @@ def wait_until_ready(airflow: subprocess.Popen, signals: _Signals) -> bool:
     give_up = time.monotonic() + START_SECONDS
     while time.monotonic() < give_up and airflow.poll() is None:
         health = _get("/api/v2/monitor/health") or {}
-        if all((health.get(part) or {}).get("status") == "healthy" for part in ("metadatabase", "scheduler", "dag_processor")):
-            # Before its first parse, `airflow dags trigger` would not find the DAG. With a login we may not ask.
-            if not _without_login() or _get(f"/api/v2/dags/{DAG_ID}"):
-                return True
+        healthy = all((health.get(part) or {}).get("status") == "healthy" for part in ("metadatabase", "scheduler", "dag_processor"))
+        # Before its first parse, `airflow dags trigger` would not find the DAG. With a login we may not ask.
+        if healthy and (not _without_login() or _get(f"/api/v2/dags/{DAG_ID}")):
+            return True
         if signals.came.wait(0.5):
             return False
     return False
@@ -95,7 +95,8 @@ def wait_until_ready(airflow: subprocess.Popen, signals: _Signals) -> bool:
 
 def introduce() -> None:
     """Say where Airflow is and how it is used."""
-    login = "no login: everybody on this machine may use it" if _without_login() else "with login: see the passwords file in " + os.environ["AIRFLOW_HOME"]
+    passwords = f"with login: the password is in {environment.airflow_home()}/simple_auth_manager_passwords.json.generated"
+    login = "no login: everybody on this machine may use it" if _without_login() else passwords
     _say(
         f"""
 Airflow is ready: {environment.url()}   ({login})
@@ -120,7 +121,8 @@ def stop_steps(signals: _Signals) -> None:
         for job in jobs:
             if job["pid"] not in asked:
                 asked.add(job["pid"])
-                _say(f"stopping {Path(job['prefix']).name} of {Path(job['prefix']).parents[1]}: it saves and leaves (Ctrl-C again: do not wait for it)")
+                prefix = Path(job["prefix"])
+                _say(f"stopping {prefix.name} of {prefix.parents[1]}: it saves and leaves (Ctrl-C again: do not wait for it)")
                 detached.stop(job)
         if jobs:
             reported_by = time.monotonic() + REPORT_SECONDS

@@ -48,11 +48,12 @@ def form() -> dict[str, Param]:
         "preset": Param(
             default_preset(), type="string", enum=presets(), section=what, title="Preset",
             description="The config to start from: a file in mtc/presets, whose head says what it needs, how long it takes and what to expect. "
-            "`demo` makes its own data and takes minutes. Set MTC_PRESET where Airflow runs to change this default; it may name a YAML file of your own.",
+            "`demo` makes its own data and takes minutes. MTC_PRESET in the environment of Airflow changes this default; it may name a YAML file.",
         ),
         "snapshot": _optional(
             "string", section=what, title="Snapshot", minLength=1,
-            description="Weights to start from: auto, none, a folder, a checkpoint prefix, an archive, file://, http(s):// or s3://. Empty: as the preset says.",
+            description="Weights to start from: auto, none, a folder, a checkpoint prefix, an archive, file://, http(s):// or s3://. "
+            "Empty: as the preset says.",
         ),
         "device": _optional(
             "string", section=how, title="Device", enum=[None, "auto", "cpu", "gpu", "npu"],
@@ -64,7 +65,8 @@ def form() -> dict[str, Param]:
         "batch_size": _optional("integer", section=how, title="Batch size", minimum=1, maximum=65536, description="Empty: as the preset says."),
         "data_root": _optional(
             "string", section=where, title="Data folder", minLength=1,
-            description="Folder that has, or gets, train2017/, val2017/ and annotations/. A relative path counts from the project. Empty: as the preset says.",
+            description="Folder that has, or gets, train2017/, val2017/ and annotations/. A relative path counts from the project. "
+            "Empty: as the preset says.",
         ),
         "source": _optional(
             "string", section=where, title="Source of COCO", minLength=1,

@@ -1,8 +1,8 @@
 """The operator of every task: runs one step of the project as a command in the training interpreter.
 
 A try that finds the command of an earlier one still running goes on with it (Airflow's resumable-job machinery, `detached`), so a lost worker or a
-restart of Airflow costs a training nothing. Exit codes are those of the step contract: 0 success; 2 a user's mistake, not retried; 3 stopped after saving; anything else is retried,
-and the step resumes from what it saved.
+restart of Airflow costs a training nothing. Exit codes are those of the step contract: 0 success; 2 a user's mistake, not retried; 3 stopped after
+saving; anything else is retried, and the step resumes from what it saved.
 """
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class StepOperator(ResumableJobMixin, BaseOperator):
         self._job: Mapping[str, Any] | None = None
         self._offset = 0
         self._started_here = False
-        self._stopping = False
+        self._stopping = self._asked = False
 
     def execute(self, context):
         """Start or find the command, follow it to its end, and judge how it ended."""
@@ -63,9 +63,7 @@ class StepOperator(ResumableJobMixin, BaseOperator):
     def on_kill(self) -> None:
         """Ask the command to save and leave. Airflow calls this from a signal handler and goes on after it."""
         self._stopping = True
-        if self._job is not None:
-            self.log.warning("stopping %s: it saves and leaves", self.task_id)
-            detached.stop(self._job)
+        self._ask_to_leave()
 
     # ---- what ResumableJobMixin asks for
 
@@ -77,10 +75,7 @@ class StepOperator(ResumableJobMixin, BaseOperator):
         if old is not None and detached.status(old) == detached.RUNNING:
             self.log.info("the command of an earlier try still runs (process %s): following it", old["pid"])
             return old
-        self._job = self._start(context, prefix)
-        if self._stopping:  # the signal came while the command was being started
-            detached.stop(self._job)
-        return dict(self._job)
+        return self._start(context, prefix)
 
     def get_job_status(self, external_id, context) -> str:
         """`detached.status` of the job, as text."""
@@ -97,14 +92,16 @@ class StepOperator(ResumableJobMixin, BaseOperator):
     def poll_until_complete(self, external_id, context):
         """Copy the command's output to the task log until it ends; return the result, or raise what Airflow should make of the exit code."""
         self._job = external_id
+        if self._stopping:  # the signal came before there was a job to stop
+            self._ask_to_leave()
         self._offset = self._first_offset(context)
         code = self._follow_to_the_end(context)
         if code == STOPPED and not self._started_here and not self._stopping:
             # An earlier try was stopped (cleared, timed out) and its command was still saving when this one began.
             self.log.info("the command of an earlier try has saved and left: starting again from there")
-            self._job = self._start(context, Path(external_id["prefix"]))
+            job = self._start(context, Path(external_id["prefix"]))
             if context.get("task_state_store") is not None:
-                context["task_state_store"].set(self.external_id_key, dict(self._job))
+                context["task_state_store"].set(self.external_id_key, job)
             code = self._follow_to_the_end(context)
         if code == 0:
             return self.get_job_result(self._job, context)
@@ -126,11 +123,21 @@ class StepOperator(ResumableJobMixin, BaseOperator):
     def _start(self, context, prefix: Path) -> dict[str, Any]:
         python, module, *words = [str(environment.training_python()), *self.command.split()]
         if not os.access(python, os.X_OK):
-            raise AirflowFailException(f"the training interpreter {python} is missing: run `make setup`, or set MTC_PYTHON to a Python with TensorFlow")
+            raise AirflowFailException(f"the training interpreter {python} is missing: run `make setup`, or set MTC_PYTHON")
         command = [python, "-m", f"tasks.{module}", *words, *params.arguments(context["params"]), "--run-dir", str(_run_dir(context))]
         self.log.info("%s", shlex.join(command))
-        self._started_here = True
-        return detached.start(command, prefix=prefix, cwd=environment.project(), env=clean_environment(), owner=str(environment.airflow_home()))
+        job = detached.start(command, prefix=prefix, cwd=environment.project(), env=clean_environment(), owner=str(environment.airflow_home()))
+        self._job, self._started_here, self._asked = job, True, False
+        if self._stopping:  # the signal came while the command was being started
+            self._ask_to_leave()
+        return job
+
+    def _ask_to_leave(self) -> None:
+        """Send SIGTERM, once: a second one could disturb the saving."""
+        if self._job is not None and not self._asked:
+            self._asked = True
+            self.log.warning("stopping %s: it saves and leaves", self.task_id)
+            detached.stop(self._job)
 
     def _first_offset(self, context) -> int:
         """Where to begin in the output: after what an earlier try has copied to its log."""

@@ -1,4 +1,5 @@
-"""An Airflow of the tests' own, set up before the first import of Airflow reads its configuration, and a training interpreter that plays the steps."""
+"""An Airflow of the tests' own, set up before the first import of Airflow reads its configuration, and an interpreter that plays the steps."""
+import contextlib
 import json
 import os
 import pathlib
@@ -99,10 +100,8 @@ def steps(tmp_path, monkeypatch):
     monkeypatch.setenv("MTC_PYTHON", str(python))
     yield fake
     for start in fake.starts():
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(start["pid"], signal.SIGKILL)
-        except ProcessLookupError:
-            pass
 
 
 def wait_for(condition, what, seconds=60):

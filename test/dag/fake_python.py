@@ -1,6 +1,7 @@
 """Stands in for the training interpreter: `fake_python.py -m tasks.X …` honours the step contract and does as the test's plan says.
 
-The plan is a JSON file beside the runs, {"train": ["fail", "ok"]}: one word for each start of a step, "ok" when none is left. Every start is noted in starts.jsonl.
+The plan is a JSON file beside the runs, {"train": ["fail", "ok"]}: one word for each start of a step, "ok" when none is left. Every start is noted
+in starts.jsonl.
 """
 import json
 import os

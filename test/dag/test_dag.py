@@ -7,8 +7,8 @@ from datetime import timedelta
 
 import pytest
 from airflow.sdk.exceptions import ParamValidationError
-from mtc_airflow import params, run_directory
 
+from mtc_airflow import params, run_directory
 from test.dag.conftest import ROOT, wait_for
 
 
@@ -59,7 +59,8 @@ def test_parsing_is_quick_and_imports_nothing_of_the_training_stack():
         "heavy = {m.split('.')[0] for m in sys.modules} & {'numpy', 'cv2', 'tensorflow', 'mtc', 'tasks'}; print(seconds, *heavy)"
     )
     environ = {**os.environ, "PYTHONPATH": str(ROOT / "plugins")}
-    answer = subprocess.run([sys.executable, "-c", program, str(ROOT / "dags" / "mtc_train.py")], env=environ, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", program, str(ROOT / "dags" / "mtc_train.py")]
+    answer = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
     seconds, *heavy = answer.stdout.splitlines()[-1].split()
     assert heavy == []
     assert float(seconds) < 1
@@ -74,7 +75,16 @@ def test_plugins_load():
 
 @pytest.mark.parametrize(
     "conf",
-    [{"preset": "dmeo"}, {"device": "tpu"}, {"steps": 0}, {"steps": "many"}, {"batch_size": 1.5}, {"data_root": ""}, {"set": ["train.steps"]}, {"set": "train.steps=3"}],
+    [
+        {"preset": "dmeo"},
+        {"device": "tpu"},
+        {"steps": 0},
+        {"steps": "many"},
+        {"batch_size": 1.5},
+        {"data_root": ""},
+        {"set": ["train.steps"]},
+        {"set": "train.steps=3"},
+    ],
     ids=str,
 )
 def test_bad_values_are_refused_before_anything_starts(dag, steps, conf):

@@ -10,8 +10,8 @@ import pytest
 from test.dag.conftest import REAL_PYTHON, ROOT, wait_for
 
 TINY = (
-    "synthetic.train_images=12", "synthetic.val_images=6", "synthetic.samples_3d=8", "synthetic.width=240", "model.width=0.1", "model.crop=64", "train.steps=4",
-    "train.batch_size=2", "train.snapshot_every=2", "train.lr=1e-3", "train.lr_steps=", "report.samples=4", "report.pictures=1",
+    "synthetic.train_images=12", "synthetic.val_images=6", "synthetic.samples_3d=8", "synthetic.width=240", "model.width=0.1", "model.crop=64",
+    "train.steps=4", "train.batch_size=2", "train.snapshot_every=2", "train.lr=1e-3", "train.lr_steps=", "report.samples=4", "report.pictures=1",
 )  # fmt: skip
 
 

@@ -10,8 +10,8 @@ import urllib.request
 
 import psutil
 import pytest
-from mtc_airflow import run_directory
 
+from mtc_airflow import run_directory
 from test.dag.conftest import HOME, ROOT, free_port, make_steps, wait_for
 
 
@@ -21,7 +21,11 @@ class Local:
     def __init__(self, home):
         self.python, self.steps = make_steps(home / "runs")
         self.port = free_port()
-        ports = {"MTC_PORT": self.port, "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": free_port(), "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": free_port()}
+        ports = {
+            "MTC_PORT": self.port,
+            "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": free_port(),
+            "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": free_port(),
+        }
         plain = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "MTC_"))}
         self.environ = {**plain, **{name: str(port) for name, port in ports.items()}, "PYTHONPATH": str(ROOT / "plugins")}
         self.environ.update(AIRFLOW_HOME=str(home / "airflow"), MTC_RUNS=str(self.steps.runs), MTC_PYTHON=str(self.python))
@@ -53,7 +57,8 @@ class Local:
 
     def rest(self, method, path, body=None):
         """Ask the REST API."""
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", method=method, data=None if body is None else json.dumps(body).encode())
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", method=method, data=data)
         request.add_header("Content-Type", "application/json")
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as answer:
             return json.load(answer)

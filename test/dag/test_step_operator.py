@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowTaskTimeout
-from mtc_airflow import detached, environment, params, run_directory, step_operator
 
+from mtc_airflow import detached, environment, params, run_directory, step_operator
 from test.dag.conftest import ROOT, wait_for
 
 

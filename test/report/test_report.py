@@ -170,7 +170,7 @@ def test_a_run_that_broke_off_before_a_checkpoint_is_reported_with_what_there_is
     assert found["pck"]["mean_pose"]["0.1"] is not None
     assert found["verdict"]["learned"] is None
     assert _has(found, "not finished: step 20 of 60; training is going on or broke off")
-    assert _has(found, "no checkpoint on disk")
+    assert _has(found, "no good checkpoint on disk")
 
 
 def test_a_loss_that_cannot_be_but_zero_is_said_loudly(run_dir, world):
@@ -203,6 +203,17 @@ def test_warnings_name_uploads_that_are_missing_and_damaged_checkpoints(run_dir,
     assert _has(found, "damaged checkpoints: step-00000030.")
     assert [row["uploaded"] for row in found["checkpoints"]] == [None]
     assert "not uploaded" in read(run_dir, "report.html")
+
+
+def test_checkpoints_newer_than_the_newest_good_one_are_called_damaged(run_dir, world):
+    fake_run.finished(run_dir)
+    world(fake_run.config(), checkpoint=os.path.join(run_dir, "checkpoints", "step-00000030"))
+    found = make_report(run_dir)[1]
+    assert [row["step"] for row in found["checkpoints"]] == [30]
+    assert found["warnings"] == [
+        "Incomplete or damaged checkpoints: step-00000060. They are not used.",
+        "The newest good checkpoint is of step 30, the last recorded step is 60.",
+    ]
 
 
 def test_warnings_name_few_samples_and_losses_that_are_no_numbers(run_dir, world):

@@ -16,15 +16,15 @@ def written(tmp_path, small_config):
     training = graph.build(small_config(), BODY)
     shapes = training.variable_shapes()
 
-    def write(keep=lambda name: True, prefix="", reshape=None):
+    def write(keep=lambda name: True, scope="CPM/", reshape=None):
         rng = np.random.RandomState(0)
-        values = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items() if keep(name)}
+        values = {name: (0.01 * rng.standard_normal(shape)).astype(np.float32) for name, shape in shapes.items() if keep(name)}
         values = {name: np.int32(390000) if name == "global_step" else value for name, value in values.items()}
         for name, shape in (reshape or {}).items():
             values[name] = np.zeros(shape, np.float32)
         path = str(tmp_path / "published" / "model-390000")
         with tf.Graph().as_default(), tf.Session() as session:
-            variables = [tf.get_variable(prefix + name, initializer=value) for name, value in values.items()]
+            variables = [tf.get_variable(name.replace("CPM/", scope, 1), initializer=value) for name, value in values.items()]
             session.run(tf.global_variables_initializer())
             (tmp_path / "published").mkdir()
             tf.train.Saver(variables).save(session, path)
@@ -55,10 +55,10 @@ def test_adam_slots_are_left_out_on_demand(written):
 
 
 def test_the_first_occurrence_is_renamed(written):
-    path, values, shapes = written(weights_only, prefix="body/")  # conv4_3_CPM has the text a second time
+    path, values, shapes = written(weights_only, scope="body/CPM/")  # conv4_3_CPM has the text a second time
     found = snapshot.read(path, shapes, rename={"body/CPM": "CPM"})
     assert "CPM/conv4_3_CPM/weights" in found
-    assert set(found) == set(values) - {"global_step"} - {name for name in values if not name.startswith("CPM")}
+    assert set(found) == set(values) - {"global_step"}
 
 
 def test_discarded_variables_keep_their_initial_values(written):
@@ -95,7 +95,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, written):
 
 def test_a_run_starts_from_the_snapshot(written, small, tmp_path):
     path, values, _ = written(weights_only)
-    assert train.main(small("train.steps=1", "train.lr=1e-12", "snapshot.uri={}".format(path))) == 0
+    assert train.main(small("train.steps=1", "train.lr=1e-12,1e-12", "snapshot.uri={}".format(path))) == 0
     reader = tf.train.load_checkpoint(checkpoints.bundle_prefix(checkpoints.newest_good(str(tmp_path / "run"))))
     name = "CPM/conv3_4/weights"
     assert np.allclose(reader.get_tensor(name), values[name], atol=1e-6)
