@@ -2,6 +2,7 @@
 
 Thin on purpose: every task is a command of `tasks/` in the training interpreter, and this file is parsed again and again.
 """
+
 from __future__ import annotations
 
 from datetime import timedelta

@@ -1,9 +1,10 @@
 """The configuration of a run: typed sections, presets as YAML files, `section.key=value` overrides.
 
 Every key is declared here once, with its type, default and meaning. A preset (`mtc/presets/NAME.yaml`) or a file of the user's gives other
-values; `--set` goes over both. Unknown keys and values of a wrong type are refused with the nearest valid name. The result is plain data: it is written to the
-run directory as `config.json` and read back from there.
+values; `--set` goes over both. Unknown keys and values of a wrong type are refused with the nearest valid name. The result is plain data:
+it is written to the run directory as `config.json` and read back from there.
 """
+
 import dataclasses
 import difflib
 import os
@@ -97,7 +98,8 @@ class Snapshot:
     """Weights to start from: a TensorFlow checkpoint with the reference's variable names."""
 
     uri: str = "auto"
-    """auto: the one checkpoint in snapshots/, if any. none: start from initial weights. Or a folder, a checkpoint prefix, an archive, file://, http(s):// or s3://."""
+    """auto: the one checkpoint in snapshots/, if any. none: start from initial weights. Or a folder, a checkpoint prefix, an archive,
+    file://, http(s):// or s3://."""
     sha256: str = ""
     """SHA-256 of the archive, checked after the download. Empty: not checked."""
     adam: bool = True
@@ -150,7 +152,8 @@ class Fetch:
     """Where the data set comes from."""
 
     source: str = "http://images.cocodataset.org"
-    """Base of the archives: http(s)://, s3://, file:// or a folder (with the archives, or with the extracted train2017/, val2017/, annotations/); or: synthetic."""
+    """Base of the archives: http(s)://, s3://, file:// or a folder (with the archives, or with the extracted train2017/, val2017/,
+    annotations/); or: synthetic."""
     manifest: str = "official"
     """Sizes and SHA-256 of the archives: official (COCO 2017), a JSON file or URL; none: not checked."""
 
@@ -336,7 +339,7 @@ def _override(config, text):
         raise UserError("{}: {}".format(source, _one_line(error))) from None
     known = _types(getattr(config, section))
     if dot:
-        if key not in known or getattr(known[key], "__origin__", None) not in (dict, Dict):
+        if key not in known or getattr(known[key], "__origin__", None) is not dict:
             raise UserError("{}: '{}.{}' has no entries{}".format(source, section, key, _nearest(key, known)))
         parsed = dict(getattr(getattr(config, section), key), **{entry: parsed})
     elif known.get(key) is str and not isinstance(parsed, str):
@@ -364,7 +367,7 @@ def _assign(config, section, key, value, source):
 def _convert(kind, value, where):
     """Return `value` as `kind`; numbers written as text (YAML reads 1e-4 as text) are taken, other changes of type are refused."""
     origin = getattr(kind, "__origin__", None)
-    if origin in (list, List):
+    if origin is list:
         if isinstance(value, str) and value:
             value = [part.strip() for part in value.split(",")]
         elif isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -373,7 +376,7 @@ def _convert(kind, value, where):
             return [_convert(kind.__args__[0], item, where) for item in value]
         if value in ("", None):
             return []
-    elif origin in (dict, Dict):
+    elif origin is dict:
         if isinstance(value, dict):
             return {_convert(str, k, where): _convert(kind.__args__[1], v, "{}.{}".format(where, k)) for k, v in value.items()}
         if value in ("", None):
@@ -398,9 +401,7 @@ def _convert(kind, value, where):
             return float(value)
         if isinstance(value, str) and _number(value) is not None:
             return _number(value)
-    name = {bool: "true or false", str: "text", int: "a whole number", float: "a number", list: "a list", dict: "keys with values"}[
-        {List: list, Dict: dict}.get(origin, origin) or kind
-    ]
+    name = {bool: "true or false", str: "text", int: "a whole number", float: "a number", list: "a list", dict: "keys with values"}[origin or kind]
     raise UserError("{}: expected {}, got {}".format(where, name, _kind(value)))
 
 

@@ -3,6 +3,7 @@
 A file is written under a temporary name in its own folder, flushed to the disk, renamed over the target, and the folder is flushed, so that
 after a crash at any instant the target is either the old one or the new one (POSIX rename(2), fsync(2)).
 """
+
 import contextlib
 import hashlib
 import json
@@ -38,7 +39,7 @@ def atomic_file(path, mode="wb"):
     os.makedirs(folder, exist_ok=True)
     fd, temporary = tempfile.mkstemp(prefix="." + os.path.basename(str(path)) + ".", suffix=".tmp", dir=folder)
     try:
-        with os.fdopen(fd, mode, **({} if "b" in mode else {"encoding": "utf-8"})) as f:
+        with os.fdopen(fd, mode, encoding=None if "b" in mode else "utf-8") as f:
             yield f
             f.flush()
             os.fsync(f.fileno())
@@ -88,4 +89,3 @@ def sha256(path):
 def digest(value):
     """Hexadecimal SHA-256 of a JSON value, independent of the order of keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode("utf-8")).hexdigest()
-

@@ -4,9 +4,11 @@ With U the enlargement of `mtc.upsample`, M the crop's mask and v the validity o
 
     E[b, c] = sum(((U(heat) - H) M)^2) / (sum(M) + 1e-6)        L_2d  = sum(v E) / (sum(v) + 1e-6)
 
-and the same for the POF; stages are averaged. The mask is squared in the numerator and not in the denominator, as in the reference. A sample with 2D labels
-is compared by unit 2D directions, or, with ignore_2d, counts in the denominator only. Source: facts of the reference, checked by golden numbers.
+and the same for the POF; stages are averaged. The mask is squared in the numerator and not in the denominator, as in the reference. A
+sample with 2D labels is compared by unit 2D directions, or, with ignore_2d, counts in the denominator only. Source: facts of the reference,
+checked by golden numbers.
 """
+
 from typing import NamedTuple
 
 import tensorflow.compat.v1 as tf

@@ -3,6 +3,7 @@
 Joint orders and limb lists are those of the published MTC snapshots (body: OpenPose's 18 joints, head-top, chest; hand: wrist, then each finger
 from its tip to its base), so that channel k of a heat-map or of a part orientation field means the same everywhere.
 """
+
 from typing import NamedTuple, Tuple
 
 
@@ -57,9 +58,7 @@ BODY = Skeleton(
 )  # fmt: skip
 
 _FINGERS = ("thumb", "index", "middle", "ring", "little")
-_HAND_LIMBS = tuple(
-    limb for base in (4, 8, 12, 16, 20) for limb in ((0, base), (base, base - 1), (base - 1, base - 2), (base - 2, base - 3))
-)
+_HAND_LIMBS = tuple(limb for base in (4, 8, 12, 16, 20) for limb in ((0, base), (base, base - 1), (base - 1, base - 2), (base - 2, base - 3)))
 
 HAND = Skeleton(
     kind="hand",

@@ -1,8 +1,10 @@
 """Weights from a TensorFlow checkpoint with the reference's variable names, checked name by name before anything is assigned.
 
-Rules (facts of the reference, load_ckpt): variables whose name contains a `discard` text are left out; in each other name the first occurrence of each `rename` key is
-replaced. What is left must exist here with the same shape. Every weight must be there, unless it was discarded; Adam's slots come all or not at all.
+Rules (facts of the reference, load_ckpt): variables whose name contains a `discard` text are left out; in each other name the first
+occurrence of each `rename` key is replaced. What is left must exist here with the same shape. Every weight must be there, unless it was
+discarded; Adam's slots come all or not at all.
 """
+
 import logging
 
 import numpy as np
@@ -25,7 +27,9 @@ def read(prefix, shapes, discard=(), rename=None, adam=True):
         reader = tf.train.load_checkpoint(prefix)
         found = reader.get_variable_to_shape_map()
     except (tf.errors.OpError, ValueError, RuntimeError) as error:
-        raise UserError("snapshot {} is not a TensorFlow checkpoint that can be read: {}".format(prefix, " ".join(str(error).split())[:300])) from None
+        raise UserError(
+            "snapshot {} is not a TensorFlow checkpoint that can be read: {}".format(prefix, " ".join(str(error).split())[:300])
+        ) from None
     discarded = sorted(name for name in found if any(text in name for text in discard))
     taken = {_renamed(name, rename or {}): name for name in found if name not in set(discarded)}
     if not adam:

@@ -3,6 +3,7 @@
 The plain form: every map at the full resolution of the crop, straight from the definitions. Source: facts of the reference (heat-maps, createPAF);
 arXiv 1812.01598, section 4. Coordinates are pixels of the crop, x right, y down; fields are in the camera's frame, z away from the camera.
 """
+
 import numpy as np
 import tensorflow.compat.v1 as tf
 

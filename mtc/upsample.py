@@ -1,9 +1,10 @@
 """The enlargement of 1/8-resolution maps to the size of the crop, as a fixed matrix: U(x) = A x Aᵀ.
 
-TensorFlow 1's legacy resize (align_corners=False, half_pixel_centers=False) puts cell k at pixel 8k. It is linear and separable, so one matrix A,
-(8n, n), says it all: bicubic with Keys' kernel, a = -0.75, edges repeated; or bilinear. As a matrix it needs no resize op, has a matrix product as its gradient, and gives the same numbers
-on every device (source: facts of the reference, held by golden numbers).
+TensorFlow 1's legacy resize (align_corners=False, half_pixel_centers=False) puts cell k at pixel 8k. It is linear and separable, so one
+matrix A, (8n, n), says it all: bicubic with Keys' kernel, a = -0.75, edges repeated; or bilinear. As a matrix it needs no resize op, has a
+matrix product as its gradient, and gives the same numbers on every device (source: facts of the reference, held by golden numbers).
 """
+
 import numpy as np
 
 FACTOR = 8

@@ -2,6 +2,7 @@
 
 Run with the interpreter to check; it must not need anything of the project, only what the project needs. Python 3.7 and newer.
 """
+
 import importlib
 import platform
 
@@ -13,9 +14,7 @@ def main():
     modules = {name: importlib.import_module(name) for name in IMPORTS}
     tensorflow, cv2, numpy = modules["tensorflow.compat.v1"], modules["cv2"], modules["numpy"]
     print(
-        "Python {}, TensorFlow {}, numpy {}, OpenCV {}".format(
-            platform.python_version(), tensorflow.__version__, numpy.__version__, cv2.__version__
-        )
+        "Python {}, TensorFlow {}, numpy {}, OpenCV {}".format(platform.python_version(), tensorflow.__version__, numpy.__version__, cv2.__version__)
     )
 
 

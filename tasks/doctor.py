@@ -2,6 +2,7 @@
 
 Every check runs, so that all faults are seen at once. It always looks again: what it depends on (disks, servers, devices) is no file of the run.
 """
+
 import importlib
 import logging
 import os
@@ -12,7 +13,7 @@ import time
 
 from mtc import devices
 from mtc.errors import UserError
-from mtc.fetch import pretrained
+from mtc.fetch import extract, pretrained
 from mtc.storage import open_storage
 from tasks import step
 
@@ -110,7 +111,7 @@ def _data(config):
 
 
 def _snapshot(config):
-    if "://" in config.snapshot.uri:
+    if "://" in config.snapshot.uri or config.snapshot.uri.endswith(extract.ENDINGS):
         return "{}: to be fetched".format(config.snapshot.uri)
     return pretrained.locate(config.snapshot) or "none: training starts from initial weights"
 

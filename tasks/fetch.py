@@ -2,6 +2,7 @@
 
 An s3:// source is read with storage.endpoint and storage.region, as everything else in S3.
 """
+
 import argparse
 import dataclasses
 import logging

@@ -3,7 +3,9 @@
 A step takes `--config`, `--set`, `--run-dir`; does nothing when its inputs and outputs are as its last success left them; writes
 `<run-dir>/steps/<name>.json` atomically; and exits with 0 (success), 2 (a user's mistake, one sentence), 3 (stopped by a signal after saving) or 1.
 """
+
 import argparse
+import contextlib
 import logging
 import os
 import signal
@@ -52,20 +54,24 @@ class Step(NamedTuple):
 def main(step, argv=None):
     """Run a step as a command and return its exit code."""
     arguments = _parse(step, argv)
-    _set_up_logging()
+    with _logging_to_stderr():
+        return _run(step, arguments)
+
+
+def _run(step, arguments):
     context, started = None, time.time()
     try:
         config = configuration.load(arguments.config, arguments.overrides)
         run_dir = arguments.run_dir or os.path.join("runs", config.name)
-        context = Context(config, run_dir, arguments)
-        _claim_run_dir(context)
+        _claim_run_dir(run_dir, config)
+        context = Context(config, run_dir, arguments)  # from here on there is a place for a record
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _stop)
         inputs = step.inputs(context)
         previous = read_record(run_dir, step.name)
         if not arguments.force and _is_done(previous, inputs):
             log.info("%s: nothing to do, inputs and outputs are as the last run left them (%s)", step.name, _record_path(run_dir, step.name))
             return SUCCESS
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, _stop)
         result = step.run(context)
         outputs = [_describe(path) for path in result.outputs]
         _write_record(context, step, started, "success", inputs=inputs, outputs=outputs, figures=result.figures)
@@ -98,7 +104,12 @@ def read_record(run_dir, name):
 
 def _parse(step, argv):
     parser = argparse.ArgumentParser(prog="python -m tasks.{}".format(step.name.partition("_")[0]), description=step.description)
-    parser.add_argument("--config", default="coco_body", metavar="PRESET_OR_FILE", help="a preset (%s) or a YAML file; default: %%(default)s" % ", ".join(configuration.presets()))
+    parser.add_argument(
+        "--config",
+        default="coco_body",
+        metavar="PRESET_OR_FILE",
+        help="a preset (%s) or a YAML file; default: %%(default)s" % ", ".join(configuration.presets()),
+    )
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one key; may be repeated")
     parser.add_argument("--run-dir", default="", metavar="DIR", help="where the run keeps its files; default: runs/<name of the config>")
     parser.add_argument("--force", action="store_true", help="run even where nothing has changed")
@@ -106,33 +117,38 @@ def _parse(step, argv):
     return parser.parse_args(argv)
 
 
-def _set_up_logging():
+@contextlib.contextmanager
+def _logging_to_stderr():
     """Plain lines on stderr; the log lines that scripts parse are the message alone."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
-    log.handlers[:] = [handler]
+    log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
 
 
 def _stop(number, frame):
     raise Stopped(signal.Signals(number).name)
 
 
-def _claim_run_dir(context):
+def _claim_run_dir(run_dir, config):
     """Make the run directory and keep its config.json; refuse a directory that holds a run of another kind."""
-    path = os.path.join(context.run_dir, "config.json")
+    path = os.path.join(run_dir, "config.json")
     try:
-        os.makedirs(os.path.join(context.run_dir, "steps"), exist_ok=True)
+        os.makedirs(os.path.join(run_dir, "steps"), exist_ok=True)
         old = configuration.read(path)
         if old is not None:
-            changed = configuration.difference(configuration.identity(old), configuration.identity(context.config))
+            changed = configuration.difference(configuration.identity(old), configuration.identity(config))
             if changed:
-                raise UserError("{} holds a run whose {}: choose another --run-dir".format(context.run_dir, changed))
-        if old is None or configuration.to_dict(old) != configuration.to_dict(context.config):
-            files.write_json(path, configuration.to_dict(context.config))
+                raise UserError("{} holds a run whose {}: choose another --run-dir".format(run_dir, changed))
+        if old is None or configuration.to_dict(old) != configuration.to_dict(config):
+            files.write_json(path, configuration.to_dict(config))
     except OSError as error:
-        raise UserError("run directory {} cannot be written: {}; choose another --run-dir".format(context.run_dir, error.strerror or error)) from None
+        raise UserError("run directory {} cannot be written: {}; choose another --run-dir".format(run_dir, error.strerror or error)) from None
 
 
 def _is_done(previous, inputs):

@@ -1,7 +1,9 @@
 """`python -m tasks.train`: trains, or goes on from the newest good checkpoint of the run directory.
 
-Needs preprocessed data (`python -m tasks.fetch coco`, `python -m tasks.preprocess`). Exits 3 when SIGTERM or SIGINT ended it after a checkpoint was saved: the same command goes on.
+Needs preprocessed data (`python -m tasks.fetch coco`, `python -m tasks.preprocess`). Exits 3 when SIGTERM or SIGINT ended it after a
+checkpoint was saved: the same command goes on.
 """
+
 import os
 import sys
 
@@ -37,7 +39,9 @@ def _labels(config):
     paths = [os.path.join(config.data.root, names[source]) for source, share in sorted(config.data.mix.items()) if share]
     for path in paths:
         if not os.path.isfile(path):
-            raise UserError("{} does not exist: run python -m tasks.fetch coco and python -m tasks.preprocess with this configuration first".format(path))
+            raise UserError(
+                "{} does not exist: run python -m tasks.fetch coco and python -m tasks.preprocess with this configuration first".format(path)
+            )
     return paths
 
 

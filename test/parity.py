@@ -1,8 +1,10 @@
 """Compares this code with the reference's numbers: `python -m test.parity --golden DIR`.
 
-One line a file: the largest error and its bound. Exit code 1 where a file does not match or cannot be checked, 2 where the folder is missing. The folder holds outputs of the reference
-(numbers only): targets_*.npz, loss_*.npz, net_*.npz, upsample_*.npz, coco_crops*.npz, crop3d*.npz and variables*.json.
+One line a file: the largest error and its bound. Exit code 1 where a file does not match or cannot be checked, 2 where the folder is
+missing. The folder holds outputs of the reference (numbers only): targets_*.npz, loss_*.npz, net_*.npz, upsample_*.npz, coco_crops*.npz,
+crop3d*.npz and variables*.json.
 """
+
 import argparse
 import fnmatch
 import json
@@ -138,7 +140,15 @@ def check_crop3d(path):
     z = np.load(path)
     camera = Camera(K=z["K"].astype(np.float64), R=np.eye(3), t=np.zeros(3), distortion=np.zeros(5))
     sample = Sample(
-        name="", image="", mask=None, uv=z["uv"], valid=z["valid"], others=np.zeros((0, 4), np.int32), box=np.zeros(4, np.float32), xyz=z["xyz"], camera=camera
+        name="",
+        image="",
+        mask=None,
+        uv=z["uv"],
+        valid=z["valid"],
+        others=np.zeros((0, 4), np.int32),
+        box=np.zeros(4, np.float32),
+        xyz=z["xyz"],
+        camera=camera,
     )
     found = crop.crop_3d(sample, size=368, config=Config(), skeleton=BODY, rng=None)
     return [
@@ -218,7 +228,8 @@ def _skeleton(joints):
 
 
 def _sum_as_the_reference(x):
-    """One float32 accumulator over all pixels, as TensorFlow 1.15 on the CPU: it alone puts the reference's losses up to 4e-5 away from the exact sum."""
+    """One float32 accumulator over all pixels, as TensorFlow 1.15 on the CPU: it alone puts the reference's losses up to 4e-5 away from the
+    exact sum."""
 
     def accumulate(values):
         return np.cumsum(values.reshape(len(values), -1, values.shape[-1]), axis=1, dtype=np.float32)[:, -1]

@@ -1,4 +1,5 @@
 """The arrows between the parts: who may import whom, and what the older interpreter can read."""
+
 import ast
 import os
 
@@ -32,7 +33,8 @@ def imported(path):
 
 
 @pytest.mark.parametrize(
-    ("folder", "forbidden"), [("mtc", ("airflow", "tasks", "mtc_airflow")), ("tasks", ("airflow", "mtc_airflow")), ("dags", ("mtc", "tasks", "tensorflow", "cv2", "numpy"))]
+    ("folder", "forbidden"),
+    [("mtc", ("airflow", "tasks", "mtc_airflow")), ("tasks", ("airflow", "mtc_airflow")), ("dags", ("mtc", "tasks", "tensorflow", "cv2", "numpy"))],
 )
 def test_dependencies_point_one_way(folder, forbidden):
     found = [(path, name) for path in modules(folder) for name in imported(path) if name.split(".")[0] in forbidden]

@@ -1,4 +1,5 @@
 """Presets, overrides, and the sentences that bad ones get."""
+
 import os
 
 import pytest
@@ -74,7 +75,13 @@ def test_bad_overrides_are_refused_with_the_nearest_name(override, sentence):
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
-    [("train: [1", "cannot be read"), ("- 1", "expected sections"), ("train: 3", "must hold keys"), ("trian: {}", "did you mean 'train'?"), ("train: {step: 3}", "'steps'")],
+    [
+        ("train: [1", "cannot be read"),
+        ("- 1", "expected sections"),
+        ("train: 3", "must hold keys"),
+        ("trian: {}", "did you mean 'train'?"),
+        ("train: {step: 3}", "'steps'"),
+    ],
 )
 def test_bad_files_are_named(tmp_path, text, sentence):
     path = tmp_path / "mine.yaml"

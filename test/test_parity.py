@@ -1,4 +1,5 @@
 """The comparison with the reference's numbers, and that it can fail."""
+
 import os
 import shutil
 
@@ -18,7 +19,10 @@ def test_this_code_gives_the_references_numbers(path):
 
 
 @with_golden
-@pytest.mark.parametrize(("name", "key", "change"), [("coco_crops", "scale", 1.001), ("upsample_bicubic", "y", 1.001), ("targets_hand3d", "pof", 1.001), ("crop3d", "scale2d", np.nan)])
+@pytest.mark.parametrize(
+    ("name", "key", "change"),
+    [("coco_crops", "scale", 1.001), ("upsample_bicubic", "y", 1.001), ("targets_hand3d", "pof", 1.001), ("crop3d", "scale2d", np.nan)],
+)
 def test_a_changed_number_is_a_mismatch(tmp_path, capsys, name, key, change):
     with np.load(os.path.join(GOLDEN, name + ".npz")) as z:
         values = dict(z)

@@ -1,8 +1,10 @@
 """The stream of batches: which sample comes when, cropped by threads ahead of the step.
 
-Everything random about sample n of a run follows from (seed, n): which source it comes from (`data.mix`, in turn), its place in that source's order of the epoch, and
-its jitter. So any number of workers gives the same stream, and a resumed run continues it by starting at another n. OpenCV decodes and warps outside Python's lock, so threads use all cores.
+Everything random about sample n of a run follows from (seed, n): which source it comes from (`data.mix`, in turn), its place in that
+source's order of the epoch, and its jitter. So any number of workers gives the same stream, and a resumed run continues it by starting at
+another n. OpenCV decodes and warps outside Python's lock, so threads use all cores.
 """
+
 import collections
 import os
 from concurrent.futures import ThreadPoolExecutor

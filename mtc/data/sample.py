@@ -2,6 +2,7 @@
 
 Coordinates are pixels of the whole image, x right, y down, (0, 0) the centre of the top left pixel.
 """
+
 from typing import NamedTuple, Optional
 
 import numpy as np

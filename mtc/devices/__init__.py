@@ -1,4 +1,5 @@
 """The device that a run trains on: what it is called and how a TensorFlow session on it is configured. One module a kind."""
+
 from mtc.devices import cpu, gpu, npu
 from mtc.errors import UserError
 

@@ -1,4 +1,5 @@
 """Training on the CPU: always there."""
+
 import os
 
 import tensorflow.compat.v1 as tf

@@ -1,10 +1,15 @@
 """Training on one GPU that TensorFlow sees."""
+
 import tensorflow.compat.v1 as tf
 
 
 def missing():
     """Return why there is no GPU, or "" where there is one."""
-    return "" if tf.config.experimental.list_physical_devices("GPU") else "TensorFlow {} sees no GPU (nvidia-smi, CUDA_VISIBLE_DEVICES)".format(tf.__version__)
+    return (
+        ""
+        if tf.config.experimental.list_physical_devices("GPU")
+        else "TensorFlow {} sees no GPU (nvidia-smi, CUDA_VISIBLE_DEVICES)".format(tf.__version__)
+    )
 
 
 def configure(threads):

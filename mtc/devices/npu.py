@@ -1,8 +1,10 @@
 """Training on one Ascend NPU through Huawei's `npu_bridge` (CANN's adapter for TensorFlow 1.15).
 
-The session's graph is handed to the NPU by a custom optimizer named NpuOptimizer in its configuration (CANN migration guide, "session configuration"). An entry that we add ourselves obliges us to switch
-memory_optimization off; `npu_config_proto` switches remapping and JIT off. Parameters with a wrong key or kind are ignored silently by the adapter, so they are few and fixed here.
+The session's graph is handed to the NPU by a custom optimizer named NpuOptimizer in its configuration (CANN migration guide, "session
+configuration"). An entry that we add ourselves obliges us to switch memory_optimization off; `npu_config_proto` switches remapping and JIT
+off. Parameters with a wrong key or kind are ignored silently by the adapter, so they are few and fixed here.
 """
+
 import importlib.util
 import os
 

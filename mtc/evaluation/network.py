@@ -1,4 +1,5 @@
 """A network that answers: the maps of the last stage, from a checkpoint of a run or from initial weights."""
+
 import tensorflow.compat.v1 as tf
 
 from mtc import devices

@@ -4,6 +4,7 @@
 unpacks one archive, `dataset` does all that COCO needs, `pretrained` the snapshot. Here is what they share: the report of progress, and the lock
 that keeps two fetches out of one folder.
 """
+
 import contextlib
 import fcntl
 import logging

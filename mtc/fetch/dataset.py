@@ -4,6 +4,7 @@ One path for all sources: find or download each archive, verify it, unpack it. `
 it is written before a folder appears and completed after, so that after a crash a folder is either known to be whole or made again. Folders
 that are there without a record are the user's: they are used as they are and never replaced.
 """
+
 import dataclasses
 import glob
 import logging

@@ -4,6 +4,7 @@ Bytes go to `<target>.part` and to the disk, are read back from there and compar
 a file of the target's name is always a good one. `<target>.ok.json` remembers what was verified (as long as size and mtime are the same), so
 that 18 GB are not hashed on each run. A broken transfer goes on from what is in `.part`, where the source can do that.
 """
+
 import contextlib
 import hashlib
 import logging
@@ -107,7 +108,7 @@ def _transfer(source, part, size, sha256, progress, endpoint, region):
                 raise TransientError(
                     "{} tries without a byte, the last one with: {}; run again to go on from {}".format(TRIES, error, size_text(_size(part)))
                 ) from error
-            pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** failures) * random.uniform(0.5, 1)
+            pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**failures) * random.uniform(0.5, 1)
             if isinstance(error, Busy) and error.pause is not None:
                 pause = min(LONGEST_PAUSE, error.pause)
             log.warning("%s; next try in %.0f s", error, pause)

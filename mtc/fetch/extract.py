@@ -4,6 +4,7 @@ Refused, never silently changed: absolute names, drive letters, backslashes, "..
 members, names that are not expected. Python's own extraction renames some of these and writes links as files. CRCs are checked by reading to the
 end; the unpacked files are flushed to the disk with one sync (an fsync for each of 118,287 files takes minutes) before their folder gets its name.
 """
+
 import collections
 import contextlib
 import os

@@ -4,6 +4,7 @@ The form is {"v": 1, "archives": [{"path", "bytes", "sha256", "members"}]}; `mem
 archive must match; `bytes` and `sha256` may be null (not checked). `official.json` holds the COCO 2017 archives as registered by TensorFlow
 Datasets. The official host serves plain http, so the SHA-256 is the only guarantee of what arrives.
 """
+
 import json
 import os
 import re

@@ -4,6 +4,7 @@
 and the trainer agree. What the user put somewhere is used in place; only archives and remote checkpoints are copied, into `snapshots/<name>/`, with
 a `source.json`.
 """
+
 import logging
 import os
 import re

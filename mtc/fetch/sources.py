@@ -3,6 +3,7 @@
 HTTP: RFC 9110 section 14 (Range, Content-Range, If-Range). Redirects are followed one by one, because a change from https to http must not
 happen unseen.
 """
+
 import contextlib
 import os
 import re

@@ -1,9 +1,10 @@
 """Convolutional pose machine with two branches: heat-maps and 3D part orientation fields (POF) of one person crop.
 
-A VGG-19 front end (conv1_1 to conv4_2, two more layers) makes features F at 1/8 resolution; stage 1 reads F, every later stage reads [POF, heat, F] of the stage before.
-Layers, variable names, shapes and order are those of the published snapshots (`CPM/<layer>/weights`, HWIO, and `CPM/<layer>/biases`), so that they load by name.
-Source: facts of the reference; arXiv 1812.01598, section 5.
+A VGG-19 front end (conv1_1 to conv4_2, two more layers) makes features F at 1/8 resolution; stage 1 reads F, every later stage reads [POF,
+heat, F] of the stage before. Layers, variable names, shapes and order are those of the published snapshots (`CPM/<layer>/weights`, HWIO,
+and `CPM/<layer>/biases`), so that they load by name. Source: facts of the reference; arXiv 1812.01598, section 5.
 """
+
 import zlib
 from typing import List, NamedTuple
 

@@ -5,6 +5,7 @@ not at all, so a reader never sees half a checkpoint file. Errors carry the deci
 person can mend (no credentials, no such bucket, not allowed), `TransientError` for what may pass by itself (unreachable, timed out, overloaded,
 disk full), `FileNotFoundError` for an object or a local file that is not there.
 """
+
 import abc
 import logging
 import re
@@ -63,7 +64,7 @@ class Storage(abc.ABC):
             self.write(key, data)
             found = self.read(key)
             self.delete(key)
-        except TransientError as error:
+        except (TransientError, OSError) as error:
             raise UserError(
                 "storage {} cannot be used now: {}; check storage.uri, storage.endpoint and the network".format(self.url(""), error)
             ) from None

@@ -1,4 +1,5 @@
 """Storage in a folder of a mounted file system: objects are files, written under a temporary name and renamed (`mtc.files`)."""
+
 import contextlib
 import errno
 import os

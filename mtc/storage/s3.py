@@ -4,6 +4,7 @@ Large files go up in parts (boto3's transfer manager); S3 shows an object only w
 checksums that older servers refuse, so they are asked for only where the protocol needs them; boto3 1.33 (Python 3.7) has no such option. With
 an endpoint of one's own, the bucket goes into the path, because a name like bucket.127.0.0.1 does not resolve.
 """
+
 import contextlib
 import io
 import os

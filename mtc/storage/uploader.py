@@ -4,6 +4,7 @@ A checkpoint goes to `<prefix>/checkpoints/<name>/`, its MANIFEST.json last, so 
 `<prefix>/latest.json` points at it. What is there already, with the same manifest, is not sent again, so a resumed run submits all it has.
 Errors that may pass are retried with growing, jittered pauses; what only a person can mend fails at once and is reported, never raised.
 """
+
 import json
 import logging
 import os
@@ -99,7 +100,7 @@ class Uploader:
                 self._tell("uploaded", checkpoint=name, seconds=round(time.monotonic() - started, 3), **facts)
                 return ""
             if attempt < self._tries:
-                pause = min(LONGEST_PAUSE, self._pause * 2 ** attempt) * random.uniform(0.5, 1)
+                pause = min(LONGEST_PAUSE, self._pause * 2**attempt) * random.uniform(0.5, 1)
                 log.warning("upload of checkpoint %s: %s; next try in %.0f s (%d of %d)", name, reason, pause, attempt + 1, self._tries)
                 self._tell("retry", checkpoint=name, attempt=attempt, pause=round(pause, 3), reason=reason)
                 self._closing.wait(pause)

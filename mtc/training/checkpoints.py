@@ -1,9 +1,12 @@
 """Checkpoints: directories that are whole or do not exist.
 
-`checkpoints/step-00000500/` holds a TensorFlow Saver bundle with the reference's variable names (`model-500.*`, and TensorFlow's own file `checkpoint`, so that other tools find it), `state.json` (step, run, config)
-and `MANIFEST.json` (size and SHA-256 of every other file, and a digest of itself). Crash safety: all files are written to a temporary directory and flushed, the manifest last; then the directory is renamed and its parent
-flushed. A crash before the rename leaves only the temporary directory, which nobody reads and the next save removes; a directory without a good manifest does not count.
+`checkpoints/step-00000500/` holds a TensorFlow Saver bundle with the reference's variable names (`model-500.*`, and TensorFlow's own file
+`checkpoint`, so that other tools find it), `state.json` (step, run, config) and `MANIFEST.json` (size and SHA-256 of every other file, and
+a digest of itself). Crash safety: all files are written to a temporary directory and flushed, the manifest last; then the directory is
+renamed and its parent flushed. A crash before the rename leaves only the temporary directory, which nobody reads and the next save removes;
+a directory without a good manifest does not count.
 """
+
 import json
 import logging
 import os
@@ -26,7 +29,8 @@ def folder(run_dir):
 def save(run_dir, step, write_bundle, state):
     """Write the checkpoint of a step and return its directory.
 
-    write_bundle(prefix) writes the Saver bundle under a path prefix; state: JSON-able, "step" is added. A good checkpoint of the same step stays as it is.
+    write_bundle(prefix) writes the Saver bundle under a path prefix; state: JSON-able, "step" is added. A good checkpoint of the same step
+    stays as it is.
     """
     target = os.path.join(folder(run_dir), "step-{:08d}".format(step))
     if problem(target) is None:

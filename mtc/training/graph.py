@@ -1,8 +1,10 @@
 """The training graph: placeholders for a batch, network, targets, losses, one optimiser step.
 
-Shapes are static (accelerators compile one graph); targets are made on the device from joints, so the host sends a crop, a mask and 20 points a sample.
-Global variables are those of the published snapshots: weights, biases, Adam's two slots of each, beta1_power, beta2_power and global_step (int32).
+Shapes are static (accelerators compile one graph); targets are made on the device from joints, so the host sends a crop, a mask and 20
+points a sample. Global variables are those of the published snapshots: weights, biases, Adam's two slots of each, beta1_power, beta2_power
+and global_step (int32).
 """
+
 from typing import Any, Dict, NamedTuple
 
 import numpy as np

@@ -1,8 +1,10 @@
 """What a run tells: metrics.jsonl (a versioned contract), the reference's log line, progress, TensorBoard events.
 
-metrics.jsonl has one JSON object a line, {"v": 1, "kind": "start" | "train" | "checkpoint" | "upload" | "end", ...}; every step has its line. A crash can leave the last line torn: it is cut off
-when the run goes on. Steps after the checkpoint that a run resumes from appear twice; the later line counts.
+metrics.jsonl has one JSON object a line, {"v": 1, "kind": "start" | "train" | "checkpoint" | "upload" | "end", ...}; every step has its
+line. A crash can leave the last line torn: it is cut off when the run goes on. Steps after the checkpoint that a run resumes from appear
+twice; the later line counts.
 """
+
 import json
 import logging
 import os
@@ -23,7 +25,9 @@ class Journal:
     """Writes a run's records; `record` may be called from any thread. Use as a context manager."""
 
     def __init__(self, run_dir, first_step, last_step, log_every, batch_size, flop_per_image):
-        self._metrics = _append(os.path.join(run_dir, "metrics.jsonl"))
+        metrics = os.path.join(run_dir, "metrics.jsonl")
+        _cut_off_torn_line(metrics)
+        self._metrics = open(metrics, "ab", buffering=0)  # noqa: SIM115 - closed in __exit__; unbuffered: each line reaches the kernel at once
         self._lock = threading.Lock()
         self._log_every, self._batch_size, self._flop = log_every, batch_size, flop_per_image
         self._handler = logging.FileHandler(os.path.join(run_dir, "train.log"))
@@ -95,21 +99,19 @@ class Journal:
             self._events.flush()
 
 
-def _append(path):
-    """Open a file of lines for appending, unbuffered (each line reaches the kernel at once), with a torn last line cut off."""
-    f = open(path, "ab+", buffering=0)
-    end = f.seek(0, os.SEEK_END)
-    while end:
-        start = max(0, end - 65536)
-        f.seek(start)
-        newline = f.read(end - start).rfind(b"\n")
-        if newline >= 0:
-            end = start + newline + 1
-            break
-        end = start
-    f.truncate(end)
-    f.seek(end)
-    return f
+def _cut_off_torn_line(path):
+    """Cut a file of lines after its last newline."""
+    with open(path, "ab+") as f:
+        end = f.seek(0, os.SEEK_END)
+        while end:
+            start = max(0, end - 65536)
+            f.seek(start)
+            newline = f.read(end - start).rfind(b"\n")
+            if newline >= 0:
+                end = start + newline + 1
+                break
+            end = start
+        f.truncate(end)
 
 
 def _clock(seconds):

@@ -1,4 +1,5 @@
 """One trainer a run directory: an advisory lock that the kernel drops when its holder dies, however it dies (flock(2))."""
+
 import contextlib
 import errno
 import fcntl

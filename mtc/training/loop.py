@@ -1,8 +1,10 @@
 """The training run: one linear function from samples to the last uploaded checkpoint.
 
-Crash safety: a checkpoint is a directory that is whole or absent (`mtc.training.checkpoints`); sample n of the run follows from (seed, n) alone (`mtc.data.pipeline`), and step s uses
-samples (s - start - 1) * batch to (s - start) * batch - 1, so weights, Adam's slots and the step are all that a run needs to go on; metrics.jsonl is appended a line a step.
+Crash safety: a checkpoint is a directory that is whole or absent (`mtc.training.checkpoints`); sample n of the run follows from (seed, n)
+alone (`mtc.data.pipeline`), and step s uses samples (s - start - 1) * batch to (s - start) * batch - 1, so weights, Adam's slots and the
+step are all that a run needs to go on; metrics.jsonl is appended a line a step.
 """
+
 import contextlib
 import importlib
 import logging
@@ -36,8 +38,9 @@ log = logging.getLogger("mtc.training")
 def train(config, run_dir):
     """Train as a `mtc.config.Config` says, in `run_dir`, from its newest good checkpoint if there is one.
 
-    Returns {"step", "checkpoint", "loss", "resumed", "uploaded"}. Errors: UserError for what a person can mend; `mtc.errors.Stopped` when SIGTERM or SIGINT asked for the end and a checkpoint has been
-    saved; RuntimeError for a loss that is not finite, and for checkpoints that could not be uploaded.
+    Returns {"step", "checkpoint", "loss", "resumed", "uploaded"}. Errors: UserError for what a person can mend; `mtc.errors.Stopped` when
+    SIGTERM or SIGINT asked for the end and a checkpoint has been saved; RuntimeError for a loss that is not finite, and for checkpoints
+    that could not be uploaded.
     """
     skeleton = SKELETONS[config.model.kind]
     last = config.train.steps
@@ -177,12 +180,16 @@ def _record_upload(journal, event, facts):
 
 
 def _finish_uploads(uploader, patience=None):
-    """Wait for the uploads; what failed for good, or is pending after `patience` seconds, is an error that the next run with this directory repeats."""
+    """Wait for the uploads; what failed for good, or is pending after `patience` seconds, is an error that the next run with this directory
+    repeats.
+    """
     if uploader.pending():
         log.info("waiting for %d uploads", uploader.pending())
     failed = uploader.wait(patience)
     if failed and patience is None:
-        raise RuntimeError("checkpoints {} could not be uploaded; they are safe in the run directory: run again to upload them".format(", ".join(failed)))
+        raise RuntimeError(
+            "checkpoints {} could not be uploaded; they are safe in the run directory: run again to upload them".format(", ".join(failed))
+        )
 
 
 def _not_finite(step, value, names, rate, directory):

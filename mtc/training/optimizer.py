@@ -2,6 +2,7 @@
 
 Source: facts of the reference; Kingma & Ba 2015, the last paragraph of section 2 for the form.
 """
+
 import tensorflow.compat.v1 as tf
 
 

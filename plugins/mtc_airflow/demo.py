@@ -4,6 +4,7 @@ Runs the DAG `mtc_train` with the preset `demo` through Airflow (`mtc_airflow.ru
 what Airflow logs, and ends with the report's path and its headline figures. Exit code 0: success; 1: failed; 2: something to put right first;
 3: stopped after the running step had saved.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         with environment.only_one("a demo (make demo)"):
             return run({"preset": "demo", "set": overrides})
     except BlockingIOError as error:
-        print(f"{error}: wait for it, or start the demo there: airflow dags trigger {DAG_ID} --conf '{{\"preset\": \"demo\"}}'")
+        print(f'{error}: wait for it, or start the demo there: airflow dags trigger {DAG_ID} --conf \'{{"preset": "demo"}}\'')
         return 2
 
 

@@ -4,6 +4,7 @@ Airflow gives a stopped task five seconds and then kills its process group; a tr
 command is started in its own session and known by a *job*, plain data that a later process can use: process id, the kernel's start time of that
 process, and the boot it belongs to name one process for ever (a process id alone is used again). Needs /proc (Linux).
 """
+
 from __future__ import annotations
 
 import contextlib

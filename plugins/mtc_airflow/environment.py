@@ -3,6 +3,7 @@
 Every value can be set from outside; what is unset gets the default given here, the same as in `scripts/env.sh`, so that
 `python -m mtc_airflow.local` also works in a shell that sourced nothing.
 """
+
 from __future__ import annotations
 
 import contextlib

@@ -4,6 +4,7 @@ Starts `airflow standalone` on 127.0.0.1, waits until it answers, says how to us
 Stopping has an order: running steps first, which save and leave while Airflow can still take note of it; then Airflow by SIGINT, because a SIGTERM
 would end only its first process and leave the others behind; then whatever is left of its session.
 """
+
 from __future__ import annotations
 
 import contextlib

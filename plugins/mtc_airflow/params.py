@@ -2,6 +2,7 @@
 
 A parameter that is left empty is not passed on, so the preset's own value holds. Everything else in the config is reached with `set`.
 """
+
 from __future__ import annotations
 
 import difflib

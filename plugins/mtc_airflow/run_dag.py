@@ -3,6 +3,7 @@
 `python -m mtc_airflow.run_dag RUN_AFTER CONF`, the process that `mtc_airflow.demo` watches. RUN_AFTER is an ISO time that names the run
 (`manual__<RUN_AFTER>`), CONF the run's conf in JSON. Ctrl-C ends it after the running step has saved (`StepOperator.execute`). Exit code 0: success.
 """
+
 from __future__ import annotations
 
 import json

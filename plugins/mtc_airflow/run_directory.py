@@ -2,6 +2,7 @@
 
 A run directory belongs to the trainer (see the step contract in `tasks/step.py`); the Airflow side adds `logs/`, the captured output of each task.
 """
+
 from __future__ import annotations
 
 import hashlib

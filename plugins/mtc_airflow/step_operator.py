@@ -4,6 +4,7 @@ A try that finds the command of an earlier one still running goes on with it (Ai
 restart of Airflow costs a training nothing. Exit codes are those of the step contract: 0 success; 2 a user's mistake, not retried; 3 stopped after
 saving; anything else is retried, and the step resumes from what it saved.
 """
+
 from __future__ import annotations
 
 import contextlib

@@ -1,4 +1,5 @@
 """An Airflow of the tests' own, set up before the first import of Airflow reads its configuration, and an interpreter that plays the steps."""
+
 import contextlib
 import json
 import os

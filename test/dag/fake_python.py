@@ -3,6 +3,7 @@
 The plan is a JSON file beside the runs, {"train": ["fail", "ok"]}: one word for each start of a step, "ok" when none is left. Every start is noted
 in starts.jsonl.
 """
+
 import json
 import os
 import signal

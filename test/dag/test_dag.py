@@ -1,4 +1,5 @@
 """The DAG: its shape, its form, and whole runs of it with played steps."""
+
 import json
 import os
 import subprocess

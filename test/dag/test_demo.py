@@ -1,4 +1,5 @@
 """`make demo`: the DAG from its first task to its last, what a person sees of it, and its ends."""
+
 import json
 import os
 import signal

@@ -1,4 +1,5 @@
 """`python -m tasks.doctor`, which the task `validate` runs: in the real training interpreter."""
+
 import json
 import os
 import subprocess

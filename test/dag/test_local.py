@@ -1,4 +1,5 @@
 """`make airflow`: a running Airflow, the DAG triggered and stopped in it over the REST API, and its end."""
+
 import json
 import os
 import signal
@@ -110,7 +111,7 @@ def test_a_second_one_is_refused_with_a_reason(airflow):
 def test_a_demo_beside_it_is_refused_with_the_way_to_start_it_there(airflow):
     demo = subprocess.run([sys.executable, "-m", "mtc_airflow.demo"], env=airflow.environ, capture_output=True, text=True)
     assert demo.returncode == 2
-    assert "airflow dags trigger mtc_train --conf '{\"preset\": \"demo\"}'" in demo.stdout
+    assert 'airflow dags trigger mtc_train --conf \'{"preset": "demo"}\'' in demo.stdout
 
 
 def test_a_taken_port_is_refused_with_the_way_to_another(airflow, tmp_path):

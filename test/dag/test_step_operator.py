@@ -1,4 +1,5 @@
 """One try of a task: how the operator starts, follows, finds again, stops and judges the command of a step."""
+
 import json
 import os
 import signal

@@ -1,10 +1,11 @@
 """The stream of samples: complete epochs, mixed sources, the same for any number of workers."""
+
 import itertools
 
 import numpy as np
 
-from mtc.data.pipeline import Pipeline, SampleOrder
 from mtc.data import readers
+from mtc.data.pipeline import Pipeline, SampleOrder
 from mtc.skeleton import BODY
 
 

@@ -1,4 +1,5 @@
 """The synthetic data set: official layout, exact labels, the same bytes from the same configuration."""
+
 import json
 import zipfile
 
@@ -6,8 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
-from mtc.config import Synthetic
 from mtc.coco import annotations
+from mtc.config import Synthetic
 from mtc.data.readers import synthetic3d
 from mtc.data.synthetic import figure, scenes, write_archives
 from mtc.errors import UserError

@@ -1,4 +1,5 @@
 """Choosing a device, and what the session of each is told."""
+
 import sys
 import types
 

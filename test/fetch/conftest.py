@@ -1,4 +1,5 @@
 """A web server that can be told to misbehave, and archives of the official layout with a few bytes in them."""
+
 import hashlib
 import http.server
 import json

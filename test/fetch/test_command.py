@@ -1,4 +1,5 @@
 """`python -m tasks.fetch`: its exit codes, sentences and records."""
+
 import json
 import signal
 

@@ -1,12 +1,11 @@
 """Whatever the source, `data.root` ends up with the data set, and nothing of the user's is touched."""
+
 import dataclasses
 import hashlib
 import json
 import os
 import re
 import shutil
-import sys
-import types
 
 import pytest
 
@@ -244,9 +243,7 @@ def synthetic(monkeypatch, archives):
             shutil.copy(str(archives / path), os.path.join(folder, path))
         shutil.copy(str(archives / "manifest.json"), folder)
 
-    module = types.ModuleType("mtc.data.synthetic")
-    module.write_archives, module.VERSION = write_archives, 1
-    monkeypatch.setitem(sys.modules, "mtc.data.synthetic", module)
+    monkeypatch.setattr("mtc.data.synthetic.write_archives", write_archives)
     return calls
 
 

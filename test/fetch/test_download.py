@@ -1,4 +1,5 @@
 """A downloaded file is the right one, or there is none."""
+
 import hashlib
 import logging
 import os

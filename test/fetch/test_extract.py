@@ -1,4 +1,5 @@
 """Archives are unpacked whole and only as expected, or not at all."""
+
 import gzip
 import io
 import os

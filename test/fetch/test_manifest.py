@@ -1,4 +1,5 @@
 """A manifest is taken as it is meant, or refused with its field."""
+
 import json
 
 import pytest

@@ -1,4 +1,5 @@
 """The snapshot is found where it is, or brought whole, or the user is told what to do."""
+
 import hashlib
 import json
 import os

@@ -1,4 +1,5 @@
 """The network's shape, names and size."""
+
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf

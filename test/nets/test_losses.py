@@ -1,4 +1,5 @@
 """Properties of targets and losses that golden numbers do not show."""
+
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
@@ -95,9 +96,7 @@ def test_an_unlabelled_joint_has_neither_peak_nor_limbs():
 def test_joints_on_one_point_give_an_empty_finite_limb():
     uv = np.full((1, 20, 2), 30.0, np.float32)
     with tf.Graph().as_default(), tf.Session() as session:
-        pof = session.run(
-            targets.orientation_fields(tf.constant(uv), tf.zeros([1, 20, 3]), tf.ones([1, 20], tf.bool), BODY.limbs, SIZE, 4.0)
-        )
+        pof = session.run(targets.orientation_fields(tf.constant(uv), tf.zeros([1, 20, 3]), tf.ones([1, 20], tf.bool), BODY.limbs, SIZE, 4.0))
     assert np.all(pof == 0)
 
 

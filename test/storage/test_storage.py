@@ -1,4 +1,5 @@
 """A folder and a bucket behave the same."""
+
 import os
 import threading
 import uuid

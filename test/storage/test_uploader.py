@@ -1,4 +1,5 @@
 """Checkpoints reach the storage whole, without holding up whoever submits them."""
+
 import json
 import threading
 import uuid

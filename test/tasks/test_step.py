@@ -1,4 +1,5 @@
 """The step contract, on a step that writes one file."""
+
 import json
 import os
 import signal
@@ -79,10 +80,11 @@ def test_exit_code_and_record_say_whose_mistake_it_was(copying, tmp_path, text, 
     assert not (tmp_path / "run" / "target").exists()
 
 
-def test_a_run_directory_keeps_to_its_kind_of_run(copying, capsys):
+def test_a_run_directory_keeps_to_its_kind_of_run(copying, tmp_path, capsys):
     assert copying[0]() == 0
     assert copying[0]("--set", "model.width=0.5") == 2
     assert "model.width was" in capsys.readouterr().err
+    assert record(tmp_path)["status"] == "success"  # of the run that is there
     assert copying[0]("--set", "train.steps=100000") == 0  # a longer run is the same run
 
 

@@ -1,14 +1,15 @@
 """Schedule, checkpoints and journal by themselves."""
+
 import json
 import os
 
 import pytest
 
+from mtc.errors import UserError
+from mtc.losses import Losses
 from mtc.training import checkpoints
 from mtc.training.journal import Journal
 from mtc.training.lock import exclusive
-from mtc.errors import UserError
-from mtc.losses import Losses
 from mtc.training.optimizer import learning_rate
 
 

@@ -1,4 +1,5 @@
 """Weights from published snapshots: by name, whole, or refused with a list."""
+
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
@@ -69,7 +70,9 @@ def test_discarded_variables_keep_their_initial_values(written):
 
 
 def test_missing_variables_and_other_shapes_are_listed(written):
-    path, _, shapes = written(lambda name: weights_only(name) and "conv1_2" not in name, reshape={"CPM/conv1_1/biases": (7,), "CPM/extra/weights": (1,)})
+    path, _, shapes = written(
+        lambda name: weights_only(name) and "conv1_2" not in name, reshape={"CPM/conv1_1/biases": (7,), "CPM/extra/weights": (1,)}
+    )
     with pytest.raises(UserError) as error:
         snapshot.read(path, shapes)
     text = str(error.value)

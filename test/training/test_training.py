@@ -1,6 +1,8 @@
 """A run from data to uploaded checkpoints, stopped, resumed, damaged."""
+
 import json
 import os
+import pathlib
 import re
 import signal
 import subprocess
@@ -34,7 +36,7 @@ def test_a_run_leaves_metrics_log_lines_events_and_uploaded_checkpoints(trained,
     assert [os.path.basename(d) for d in checkpoints.listed(str(run))] == ["step-00000006", "step-00000004"]
     for directory in checkpoints.listed(str(run)):
         stored = tmp_path / "storage" / "run" / "checkpoints" / os.path.basename(directory)
-        assert {p.name: p.read_bytes() for p in stored.iterdir()} == {name: open(os.path.join(directory, name), "rb").read() for name in os.listdir(directory)}
+        assert contents(stored) == contents(pathlib.Path(directory))
     assert json.loads((tmp_path / "storage" / "run" / "latest.json").read_text())["step"] == 6
     assert event_tags(run) >= {"loss", "loss_2d", "loss_PAF", "learning_rate"}
 
@@ -44,7 +46,9 @@ def test_the_variables_of_a_checkpoint_have_the_published_names(trained):
     names = dict(tf.train.list_variables(checkpoints.bundle_prefix(checkpoints.newest_good(str(run)))))
     layers = 12 + 2 * 5 + 2 * 7  # front end, stage 1, one refinement stage
     assert len(names) == 3 * 2 * layers + 3
-    assert {"CPM/conv1_1/weights", "CPM/conv1_1/weights/Adam", "CPM/conv1_1/weights/Adam_1", "beta1_power", "beta2_power", "global_step"} <= set(names)
+    assert {"CPM/conv1_1/weights", "CPM/conv1_1/weights/Adam", "CPM/conv1_1/weights/Adam_1", "beta1_power", "beta2_power", "global_step"} <= set(
+        names
+    )
 
 
 def test_resumed_run_equals_straight_run(trained):
@@ -84,7 +88,9 @@ def test_a_damaged_checkpoint_is_passed_over_and_trained_again(trained, capsys):
 
 def test_sigterm_saves_exits_3_and_the_same_command_goes_on(small, tmp_path):
     def command(steps, run):
-        return [sys.executable, "-m", "tasks.train"] + small("train.steps={}".format(steps), "train.snapshot_every=100000", "train.log_every=1", run=run)
+        return [sys.executable, "-m", "tasks.train"] + small(
+            "train.steps={}".format(steps), "train.snapshot_every=100000", "train.log_every=1", run=run
+        )
 
     process = subprocess.Popen(command(100000, "stopped"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
     lines = iter(process.stdout.readline, "")
@@ -136,6 +142,10 @@ def test_2d_labels_train_pof_directions_without_ignore(trained):
 def test_missing_data_is_a_users_mistake(tmp_path, capsys):
     assert train.main(["--config", "demo", "--run-dir", str(tmp_path / "run"), "--set", "data.root={}".format(tmp_path / "nowhere")]) == 2
     assert "tasks.preprocess" in capsys.readouterr().err
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def metrics(run):

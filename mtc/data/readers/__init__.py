@@ -1,4 +1,5 @@
 """The sources of samples, one module each; here they are chosen by the configuration's `data.mix`."""
+
 from mtc.data.readers import coco, synthetic3d
 from mtc.errors import UserError
 

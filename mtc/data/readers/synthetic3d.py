@@ -1,7 +1,9 @@
 """Reads samples with 3D labels: `<root>/<name>/{train,val}.json` with images beside it, as `mtc.data.synthetic` writes them.
 
-A sample has joints in world axes and a camera (K, R, t, distortion k1 k2 p1 p2 k3); it is yielded in the camera's frame, all joints valid, as the reference does with its 3D data.
+A sample has joints in world axes and a camera (K, R, t, distortion k1 k2 p1 p2 k3); it is yielded in the camera's frame, all joints valid,
+as the reference does with its 3D data.
 """
+
 import os
 
 import numpy as np
@@ -23,7 +25,9 @@ def read(root, name, split, distortion="exact"):
     except (OSError, ValueError) as error:
         raise UserError("{} cannot be read: {}; fetch the data again".format(path, error)) from None
     if document is None:
-        raise UserError("{} does not exist: fetch data that has 3D samples (python -m tasks.fetch coco), or take {} out of data.mix".format(path, name))
+        raise UserError(
+            "{} does not exist: fetch data that has 3D samples (python -m tasks.fetch coco), or take {} out of data.mix".format(path, name)
+        )
     try:
         return [_sample(root, name, entry, distortion) for entry in document["samples"]]
     except (KeyError, TypeError, ValueError) as error:

@@ -1,8 +1,9 @@
 """Random articulated people and hands in 3D: joints in the main order, centimetres, camera axes (x right, y down, z away).
 
-A figure is made by forward kinematics from bone lengths of an average adult (own round numbers), random sizes and random joint angles. Neck and chest are the means that COCO labels
-give (mean of the shoulders; mean of shoulders and hips), so that 2D and 3D labels mean the same.
+A figure is made by forward kinematics from bone lengths of an average adult (own round numbers), random sizes and random joint angles. Neck
+and chest are the means that COCO labels give (mean of the shoulders; mean of shoulders and hips), so that 2D and 3D labels mean the same.
 """
+
 import numpy as np
 
 from mtc.skeleton import BODY, HAND

@@ -1,8 +1,9 @@
 """Draws figures as images: cluttered backgrounds, tapered limbs with a texture, nearer parts over farther ones, and the mask of each figure.
 
-Each part of a body has its own hue, with jitter from figure to figure, and right and left differ: a stand-in for what real images say by shape and clothing, so that a small network can learn it in
-minutes.
+Each part of a body has its own hue, with jitter from figure to figure, and right and left differ: a stand-in for what real images say by
+shape and clothing, so that a small network can learn it in minutes.
 """
+
 import colorsys
 from typing import NamedTuple, Tuple
 
@@ -26,7 +27,13 @@ BODY_PARTS = (
     Part(1, 19, (12.0, 11.0), 0.28), Part(2, 19, (9.0, 9.0), 0.28), Part(5, 19, (9.0, 9.0), 0.28), Part(8, 19, (9.0, 9.0), 0.75),
     Part(11, 19, (9.0, 9.0), 0.75), Part(1, 18, (6.0, 9.0), 0.13), Part(0, 18, (7.0, 8.0), 0.13),
 )  # fmt: skip
-_FACE = ((0, 1.6, (0.0, 0.7, 0.6)), (14, 1.5, (0.95, 0.8, 0.35)), (15, 1.5, (0.5, 0.8, 0.35)), (16, 2.0, (0.9, 0.6, 0.8)), (17, 2.0, (0.42, 0.6, 0.8)))
+_FACE = (
+    (0, 1.6, (0.0, 0.7, 0.6)),
+    (14, 1.5, (0.95, 0.8, 0.35)),
+    (15, 1.5, (0.5, 0.8, 0.35)),
+    (16, 2.0, (0.9, 0.6, 0.8)),
+    (17, 2.0, (0.42, 0.6, 0.8)),
+)
 """Dots on the head: joint, radius in centimetres, hue, saturation and value."""
 
 HAND_PARTS = tuple(
@@ -47,7 +54,17 @@ def background(rng, height, width):
         if shape == 0:
             cv2.rectangle(image, a, b, colour, -1)
         elif shape == 1:
-            cv2.ellipse(image, a, (int(rng.randint(3, width // 8)), int(rng.randint(3, width // 8))), float(rng.uniform(0, 180)), 0, 360, colour, -1, cv2.LINE_AA)
+            cv2.ellipse(
+                image,
+                a,
+                (int(rng.randint(3, width // 8)), int(rng.randint(3, width // 8))),
+                float(rng.uniform(0, 180)),
+                0,
+                360,
+                colour,
+                -1,
+                cv2.LINE_AA,
+            )
         else:
             cv2.line(image, a, b, colour, int(rng.randint(1, max(2, width // 40))), cv2.LINE_AA)
     noise = rng.randint(-12, 13, (height, width, 1), dtype=np.int16)
@@ -77,7 +94,9 @@ def draw(rng, image, uv, depth, pixels_per_cm, parts, face=False):
     if face:
         for joint, radius, (hue, saturation, value) in _FACE:
             if depth[joint] <= depth[1] + 6:  # the far side of the head hides it
-                cv2.circle(image, _fixed(uv[joint]), int(16 * max(0.8, radius * pixels_per_cm)), _rgb(hue, saturation, value), -1, cv2.LINE_AA, shift=4)
+                cv2.circle(
+                    image, _fixed(uv[joint]), int(16 * max(0.8, radius * pixels_per_cm)), _rgb(hue, saturation, value), -1, cv2.LINE_AA, shift=4
+                )
     return mask > 0
 
 

@@ -1,16 +1,17 @@
 """Random scenes with exact labels: people for COCO's 2D format, single people and hands with 3D labels.
 
-Everything random about scene i follows from (seed, kind, i). A 2D scene holds labelled people, sometimes an unlabelled one and a crowd; labels are those of the pixels
-that are left after nearer people have been drawn over them.
+Everything random about scene i follows from (seed, kind, i). A 2D scene holds labelled people, sometimes an unlabelled one and a crowd;
+labels are those of the pixels that are left after nearer people have been drawn over them.
 """
+
 from typing import List, NamedTuple, Optional
 
 import cv2
 import numpy as np
 from pycocotools import mask as rle
 
-from mtc.data.synthetic import figure, render
 from mtc.data.sample import Camera
+from mtc.data.synthetic import figure, render
 from mtc.geometry import project
 from mtc.skeleton import COCO_TO_BODY
 
@@ -29,12 +30,16 @@ class Person2D(NamedTuple):
 
 
 class Scene2D(NamedTuple):
+    """An image with its annotations."""
+
     image: np.ndarray
     """(H, W, 3) uint8 RGB."""
     people: List[Person2D]
 
 
 class Scene3D(NamedTuple):
+    """An image of one figure with its joints in space."""
+
     image: np.ndarray
     """(H, W, 3) uint8 RGB."""
     joints: np.ndarray
