@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
+from mtc.errors import UserError
 from mtc.training import checkpoints
 from tasks import train
 
@@ -39,6 +40,30 @@ def test_a_run_leaves_metrics_log_lines_events_and_uploaded_checkpoints(trained,
         assert contents(stored) == contents(pathlib.Path(directory))
     assert json.loads((tmp_path / "storage" / "run" / "latest.json").read_text())["step"] == 6
     assert event_tags(run) >= {"loss", "loss_2d", "loss_PAF", "learning_rate"}
+
+
+def test_checkpoints_go_to_s3_while_training_and_nothing_is_pending_at_the_end(trained, s3, s3_server):
+    run = trained("train.steps=6", "storage.uri=s3://bucket/runs", "storage.endpoint={}".format(s3), run="to-s3")
+    stored = s3_server[1] / "bucket" / "runs" / "to-s3"
+    for directory in checkpoints.listed(str(run)):
+        assert contents(stored / "checkpoints" / os.path.basename(directory)) == contents(pathlib.Path(directory))
+    assert [line["uri"] for line in metrics(run) if line["kind"] == "upload"] == [
+        "s3://bucket/runs/to-s3/checkpoints/step-{:08d}".format(step) for step in (4, 6)
+    ]
+
+
+def test_a_storage_that_fails_ends_the_run_with_1_and_the_next_try_uploads_the_rest(small, tmp_path, monkeypatch):
+    from mtc.storage import local
+
+    put = local.LocalStorage.put
+    monkeypatch.setattr(local.LocalStorage, "put", lambda self, path, key: (_ for _ in ()).throw(UserError("denied")))
+    assert train.main(small("train.steps=2")) == 1
+    record = json.loads((tmp_path / "run" / "steps" / "train.json").read_text())
+    assert "step-00000002 could not be uploaded" in record["error"]
+    monkeypatch.setattr(local.LocalStorage, "put", put)
+    assert train.main(small("train.steps=2")) == 0
+    assert (tmp_path / "storage" / "run" / "checkpoints" / "step-00000002" / "MANIFEST.json").exists()
+    assert [line["step"] for line in metrics(tmp_path / "run") if line["kind"] == "train"] == [1, 2]
 
 
 def test_the_variables_of_a_checkpoint_have_the_published_names(trained):
