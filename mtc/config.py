@@ -1,210 +1,23 @@
-"""The configuration of a run: typed sections, presets as YAML files, `section.key=value` overrides.
+"""The configuration of a run: presets as YAML files, and `section.key=value` overrides, read into the typed sections of `mtc.sections`.
 
-Every key is declared here once, with its type, default and meaning. A preset (`mtc/presets/NAME.yaml`) or a file of the user's gives other
-values; `--set` goes over both. Unknown keys and values of a wrong type are refused with the nearest valid name. The result is plain data:
-it is written to the run directory as `config.json` and read back from there.
+A preset (`mtc/presets/NAME.yaml`) or a file of the user's gives other values than the defaults; `--set` goes over both. Unknown keys and
+values of a wrong type are refused with the nearest valid name. The result is plain data: it is written to the run directory as `config.json`
+and read back from there.
 """
 
 import dataclasses
 import difflib
 import os
 import typing
-from dataclasses import dataclass, field
-from typing import Dict, List, Optional
+from typing import Optional
 
 import yaml
 
 from mtc import files
 from mtc.errors import UserError
+from mtc.sections import Config
 
 PRESETS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "presets")
-
-
-def choice(default, *values):
-    """Declare a string key that takes only these values."""
-    return field(default=default, metadata={"choices": values})
-
-
-def bounded(default, least, most=None):
-    """Declare a number that is at least `least` and at most `most`."""
-    return field(default=default, metadata={"least": least, "most": most})
-
-
-@dataclass
-class Data:
-    """What is trained on, and how it is cropped."""
-
-    root: str = "data/coco2017"
-    """Folder with train2017/, val2017/ and annotations/; preprocessing adds mask2017/, COCO.json and COCO_val.json."""
-    mix: Dict[str, int] = field(default_factory=lambda: {"coco": 1})
-    """How many of `sum(mix)` consecutive samples come from each source: coco (2D labels), synthetic3d (3D labels), synthetic_hand (3D labels)."""
-    crop_scale_sigma: float = bounded(0.1, 0, 1)
-    """Jitter of the crop's scale: exp of a normal truncated at two sigma. 0: none."""
-    crop_offset_sigma: float = bounded(0.1, 0, 1)
-    """Jitter of the crop's centre in half sizes of the person: a normal truncated at two sigma. 0: none."""
-    zoom_2d: float = bounded(1.8, 1, 10)
-    """Side of the crop over twice the farthest joint, for 2D samples."""
-    zoom_3d: float = bounded(1.5, 1, 10)
-    """The same for 3D samples, in 3D units."""
-    workers: int = bounded(0, 0, 256)
-    """Threads that decode and crop. 0: one a core. Any number gives the same stream of samples."""
-    prefetch: int = bounded(4, 1, 1024)
-    """Batches that are made ready ahead of the step."""
-
-
-@dataclass
-class Synthetic:
-    """The synthetic data set that `fetch.source=synthetic` makes."""
-
-    seed: int = bounded(1, 0)
-    train_images: int = bounded(600, 1, 1000000)
-    """Images of train2017; each holds one to `people` people."""
-    val_images: int = bounded(100, 1, 1000000)
-    samples_3d: int = bounded(600, 0, 1000000)
-    """People with 3D labels (source synthetic3d)."""
-    hands_3d: int = bounded(0, 0, 1000000)
-    """Hands with 3D labels (source synthetic_hand)."""
-    people: int = bounded(3, 1, 30)
-    """Most labelled people in an image."""
-    width: int = bounded(320, 64, 640)
-    """Longer side of an image in pixels."""
-
-
-@dataclass
-class Model:
-    """The network (CPM, two branches)."""
-
-    kind: str = choice("body", "body", "hand")
-    width: float = bounded(1.0, 0.01, 4)
-    """Multiplier of every hidden layer's channels; 1 is the published network."""
-    stages: int = bounded(6, 1, 20)
-    """All stages, the first one included; the published network has 6."""
-    crop: int = bounded(368, 32, 2048)
-    """Side of the square input in pixels, divisible by 8."""
-
-
-@dataclass
-class Targets:
-    """What the network should answer, in pixels of the crop."""
-
-    sigma: float = bounded(7.0, 0.1, 1000)
-    """Standard deviation of a joint's peak in a heat-map."""
-    limb_width: float = bounded(8.0, 0.1, 1000)
-    """Half-width of a limb in a part orientation field."""
-
-
-@dataclass
-class Snapshot:
-    """Weights to start from: a TensorFlow checkpoint with the reference's variable names."""
-
-    uri: str = "auto"
-    """auto: the one checkpoint in snapshots/, if any. none: start from initial weights. Or a folder, a checkpoint prefix, an archive,
-    file://, http(s):// or s3://."""
-    sha256: str = ""
-    """SHA-256 of the archive, checked after the download. Empty: not checked."""
-    adam: bool = True
-    """Take over Adam's moments too, where the snapshot has them."""
-    discard: List[str] = field(default_factory=list)
-    """Leave out variables whose name contains one of these."""
-    rename: Dict[str, str] = field(default_factory=dict)
-    """Replace the first occurrence of each key in a name: {"body/CPM": "CPM"}."""
-
-
-@dataclass
-class Train:
-    """The training loop."""
-
-    start_step: int = bounded(0, 0)
-    """Number of the step before the first one of this run."""
-    steps: int = bounded(400000, 1)
-    """Number of the last step."""
-    batch_size: int = bounded(1, 1, 65536)
-    lr: List[float] = field(default_factory=lambda: [1e-4, 1e-5])
-    """Learning rates, one more than `lr_steps`."""
-    lr_steps: List[int] = field(default_factory=lambda: [100000])
-    """The learning rate changes after each of these steps."""
-    pof_weight: float = bounded(1.0, 0)
-    """Weight of the POF loss beside the heat-map loss."""
-    snapshot_every: int = bounded(5000, 1)
-    """Steps between two checkpoints; the last step always makes one."""
-    log_every: int = bounded(10, 1)
-    """Steps between two log lines. The losses of all steps are in metrics.jsonl."""
-    seed: int = bounded(0, 0)
-    """Seed of initial weights, order of samples and jitter."""
-    device: str = choice("auto", "auto", "cpu", "gpu", "npu")
-    threads: int = bounded(0, 0, 1024)
-    """TensorFlow's threads on the CPU. 0: one a core."""
-
-
-@dataclass
-class Storage:
-    """Where checkpoints are uploaded to while training goes on."""
-
-    uri: str = "storage"
-    """A folder, file:///… or s3://bucket/prefix; the run's name is added. Credentials of S3: the usual AWS_* variables."""
-    endpoint: str = ""
-    """URL of an S3-compatible server. Empty: AWS."""
-    region: str = ""
-
-
-@dataclass
-class Fetch:
-    """Where the data set comes from."""
-
-    source: str = "http://images.cocodataset.org"
-    """Base of the archives: http(s)://, s3://, file:// or a folder (with the archives, or with the extracted train2017/, val2017/,
-    annotations/); or: synthetic."""
-    manifest: str = "official"
-    """Sizes and SHA-256 of the archives: official (COCO 2017), a JSON file or URL; none: not checked."""
-
-
-@dataclass
-class Report:
-    """The final report."""
-
-    last: int = bounded(10, 1)
-    """The headline loss is the mean over this many last steps (reference: 10)."""
-    samples: int = bounded(200, 1)
-    """Most held-out samples to evaluate."""
-    pictures: int = bounded(8, 0, 64)
-    """Held-out samples to draw."""
-
-
-@dataclass
-class Compat:
-    """Switches between what is right and what the reference does; see docs/differences.md."""
-
-    mask: str = choice("miss", "miss", "all")
-    """miss: ignore unlabelled people. all: count only pixels of people (the Ascend port)."""
-    crop: str = choice("exact", "exact", "legacy")
-    """legacy: the reference's crop, up to 0.8 px away from its own labels."""
-    distortion: str = choice("exact", "exact", "legacy")
-    """legacy: x²y² instead of xy in the tangential distortion."""
-    shuffle: bool = True
-    """False: samples in file order (the Ascend port)."""
-    lr_boundary: str = choice("exact", "exact", "legacy")
-    """exact: step lr_steps[i] is the last with lr[i]. legacy: of two learning rates the first holds one step longer."""
-    background_weight: float = bounded(-1.0, -1)
-    """Weight of the background heat-map in the loss. -1: 0 for the body, 1 for the hand."""
-    ignore_paf_2d: bool = False
-    """True: 2D-only samples give no POF loss at all."""
-
-
-@dataclass
-class Config:
-    """A whole run."""
-
-    name: str = "custom"
-    data: Data = field(default_factory=Data)
-    synthetic: Synthetic = field(default_factory=Synthetic)
-    model: Model = field(default_factory=Model)
-    targets: Targets = field(default_factory=Targets)
-    snapshot: Snapshot = field(default_factory=Snapshot)
-    train: Train = field(default_factory=Train)
-    storage: Storage = field(default_factory=Storage)
-    fetch: Fetch = field(default_factory=Fetch)
-    report: Report = field(default_factory=Report)
-    compat: Compat = field(default_factory=Compat)
 
 
 def presets():

@@ -16,6 +16,7 @@ from typing import Any, Callable, Dict, List, NamedTuple
 from mtc import config as configuration
 from mtc import files
 from mtc.errors import Stopped, UserError
+from mtc.sections import Config
 from mtc.storage import TransientError
 
 log = logging.getLogger("mtc")
@@ -26,7 +27,7 @@ SUCCESS, FAILED, USER_ERROR, STOPPED = 0, 1, 2, 3
 class Context(NamedTuple):
     """What a step works with."""
 
-    config: configuration.Config
+    config: Config
     run_dir: str
     arguments: argparse.Namespace
 

@@ -19,11 +19,11 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from mtc import losses, targets, upsample
-from mtc.config import Config
 from mtc.data import crop
 from mtc.data.sample import Camera, Sample
 from mtc.geometry import project
 from mtc.nets import cpm
+from mtc.sections import Config
 from mtc.skeleton import BODY, HAND
 
 SIGMA, LIMB_WIDTH = 7.0, 8.0

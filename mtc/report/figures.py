@@ -9,6 +9,7 @@ import math
 import numpy as np
 
 from mtc import config as configuration
+from mtc.sections import Config
 
 PUBLISHED = {"gpu": 0.0038, "npu": 0.0043}
 """Mean of the last ten losses in the reference's README: COCO, steps 390001 to 400000 of a fine-tune, batch 1."""
@@ -102,7 +103,7 @@ def published(config, history, snapshot):
 
 def changed(config):
     """Return {section.key: default} of all keys whose value is not the default."""
-    own, default = configuration.to_dict(config), configuration.to_dict(configuration.Config())
+    own, default = configuration.to_dict(config), configuration.to_dict(Config())
     return {
         "{}.{}".format(section, key): default[section][key]
         for section, keys in own.items()

@@ -46,7 +46,7 @@ class TrainingGraph(NamedTuple):
 
 
 def build(config, skeleton):
-    """Return the `TrainingGraph` of a `mtc.config.Config`."""
+    """Return the `TrainingGraph` of a `mtc.sections.Config`."""
     batch, size, joints = config.train.batch_size, config.model.crop, len(skeleton.joints)
     weight = config.compat.background_weight
     graph = tf.Graph()

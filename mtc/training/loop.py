@@ -36,7 +36,7 @@ log = logging.getLogger("mtc.training")
 
 
 def train(config, run_dir):
-    """Train as a `mtc.config.Config` says, in `run_dir`, from its newest good checkpoint if there is one.
+    """Train as a `mtc.sections.Config` says, in `run_dir`, from its newest good checkpoint if there is one.
 
     Returns {"step", "checkpoint", "loss", "resumed", "uploaded"}. Errors: UserError for what a person can mend; `mtc.errors.Stopped` when
     SIGTERM or SIGINT asked for the end and a checkpoint has been saved; RuntimeError for a loss that is not finite, and for checkpoints

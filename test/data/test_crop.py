@@ -7,11 +7,11 @@ import cv2
 import numpy as np
 import pytest
 
-from mtc.config import Compat, Config, Data
 from mtc.data import crop
 from mtc.data.sample import Camera, Sample
 from mtc.errors import UserError
 from mtc.geometry import project_from_camera
+from mtc.sections import Compat, Config, Data
 from mtc.skeleton import BODY, HAND
 
 GOLDEN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "..", "shared", "golden")

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from mtc.coco import annotations
-from mtc.config import Synthetic
 from mtc.data.readers import synthetic3d
 from mtc.data.synthetic import figure, scenes, write_archives
 from mtc.errors import UserError
+from mtc.sections import Synthetic
 from mtc.skeleton import BODY
 
 SMALL = Synthetic(train_images=6, val_images=2, samples_3d=4, hands_3d=4, width=160)

@@ -189,7 +189,7 @@ def test_a_folder_that_cannot_be_read_is_refused(extracted, configure):
         dataset.fetch(configure(extracted))
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser reads everything")
+@pytest.mark.usefixtures("no_superpowers")
 def test_a_folder_without_permission_is_refused(extracted, configure):
     os.chmod(str(extracted), 0)
     try:

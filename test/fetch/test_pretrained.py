@@ -8,9 +8,9 @@ import zipfile
 
 import pytest
 
-from mtc.config import Snapshot
 from mtc.errors import UserError
 from mtc.fetch import pretrained
+from mtc.sections import Snapshot
 from mtc.storage import open_storage
 
 

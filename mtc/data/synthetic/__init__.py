@@ -36,7 +36,7 @@ _QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 92]
 
 
 def write_archives(synthetic, folder):
-    """Write the archives of a `mtc.config.Synthetic` into `folder` and return its manifest (`mtc.fetch.manifest`'s form)."""
+    """Write the archives of a `mtc.sections.Synthetic` into `folder` and return its manifest (`mtc.fetch.manifest`'s form)."""
     archives = []
     annotations = {}
     val_3d = {name: max(1, int(count * _VAL_SHARE)) for name, count in (("body", synthetic.samples_3d), ("hand", synthetic.hands_3d)) if count}
