@@ -43,7 +43,7 @@ export AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT=1800
 export AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL=30
 export AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL=30
 
-export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-2}" # TensorFlow's warnings about the CPU and missing CUDA say nothing about a run
+export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-3}" # TensorFlow's remarks about the CPU and missing CUDA say nothing about a run
 # Their small files, which would else appear in the home folder.
 export KERAS_HOME="${KERAS_HOME:-$MTC_HOME/.setup/keras}"
 export MPLCONFIGDIR="${MPLCONFIGDIR:-$MTC_HOME/.setup/matplotlib}"

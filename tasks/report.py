@@ -28,7 +28,6 @@ def inputs(context):
 
 def run(context):
     """Write the report and return its files and headline figures."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from mtc.evaluation import held_out  # TensorFlow takes seconds to load: not before it is known that there is something to do
 
     found = history.read(_journal(context))

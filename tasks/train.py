@@ -26,7 +26,6 @@ def inputs(context):
 
 def run(context):
     """Train to the last step."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from mtc.training import loop  # TensorFlow takes seconds to load: not before the configuration is known to be good
 
     figures = loop.train(context.config, context.run_dir)

@@ -63,7 +63,7 @@ def complete() -> None:
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": 1800,
         "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": 30,
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": 30,
-        "TF_CPP_MIN_LOG_LEVEL": 2,  # the steps inherit it: TensorFlow's remarks on the CPU say nothing about a run
+        "TF_CPP_MIN_LOG_LEVEL": 3,  # the steps inherit it: TensorFlow's remarks on the CPU say nothing about a run
     }
     for name, value in settings.items():
         os.environ.setdefault(name, str(value))
