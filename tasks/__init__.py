@@ -1,6 +1,7 @@
 """The steps of a run, one module each: `python -m tasks.X`.
 
-TensorFlow's own remarks are off unless asked for: that there is no CUDA on a machine without a GPU is no news, and what goes wrong is raised as an exception.
+TensorFlow's own remarks are off unless asked for: that there is no CUDA on a machine without a GPU is no news, and what goes wrong is
+raised as an exception.
 """
 
 import os
