@@ -123,6 +123,8 @@ def check(config):
         raise UserError("train.lr_steps={}: must grow".format(config.train.lr_steps))
     if config.train.steps <= config.train.start_step:
         raise UserError("train.steps={}: must be above train.start_step={}".format(config.train.steps, config.train.start_step))
+    if -1 < config.compat.background_weight < 0:
+        raise UserError("compat.background_weight={}: must be -1 (the default of the skeleton) or 0 and more".format(config.compat.background_weight))
     known = {"body": ("coco", "synthetic3d"), "hand": ("synthetic_hand",)}[config.model.kind]
     for source, ratio in config.data.mix.items():
         if source not in known:
@@ -141,7 +143,9 @@ def _override(config, text):
     target, equals, value = text.partition("=")
     section, dot, key = target.strip().partition(".")
     if not equals or not dot:
-        raise UserError("--set {}: expected section.key=value".format(text))
+        homes = [name for name in _sections(config) if target.strip() in _types(getattr(config, name))]
+        hint = "; did you mean '{}.{}'?".format(homes[0], target.strip()) if homes else ""
+        raise UserError("--set {}: expected section.key=value{}".format(text, hint))
     source = "--set {}".format(text)
     if section not in _sections(config):
         raise UserError("{}: unknown section '{}'{}".format(source, section, _nearest(section, _sections(config))))
@@ -164,7 +168,8 @@ def _assign(config, section, key, value, source):
     part = getattr(config, section)
     known = _types(part)
     if key not in known:
-        raise UserError("{}: unknown key '{}.{}'{}".format(source, section, key, _nearest(key, known)))
+        names = ["{}.{}".format(section, name) for name in known]
+        raise UserError("{}: unknown key '{}.{}'{}".format(source, section, key, _nearest("{}.{}".format(section, key), names)))
     where = "{}: {}.{}".format(source, section, key)
     value = _convert(known[key], value, where)
     declared = {f.name: f.metadata for f in dataclasses.fields(part)}[key]
@@ -203,9 +208,7 @@ def _convert(kind, value, where):
     elif kind is int:
         if isinstance(value, int) and not isinstance(value, bool):
             return value
-        if isinstance(value, float) and value == int(value):
-            return int(value)
-        if isinstance(value, str):
+        if isinstance(value, (float, str)):
             number = _number(value)
             if number is not None and number == int(number):
                 return int(number)
@@ -214,7 +217,14 @@ def _convert(kind, value, where):
             return float(value)
         if isinstance(value, str) and _number(value) is not None:
             return _number(value)
-    name = {bool: "true or false", str: "text", int: "a whole number", float: "a number", list: "a list", dict: "keys with values"}[origin or kind]
+    name = {
+        bool: "true or false",
+        str: "text",
+        int: "a whole number",
+        float: "a number",
+        list: "a list (1,2,3)",
+        dict: "keys with values ({a: 1, b: 2})",
+    }[origin or kind]
     raise UserError("{}: expected {}, got {}".format(where, name, _kind(value)))
 
 

@@ -34,7 +34,7 @@ class Data:
     zoom_3d: float = bounded(1.5, 1, 10)
     """The same for 3D samples, in 3D units."""
     workers: int = bounded(0, 0, 256)
-    """Threads that decode and crop. 0: one a core. Any number gives the same stream of samples."""
+    """Threads that decode and crop, and that make masks. 0: one a core. Any number gives the same result."""
     prefetch: int = bounded(4, 1, 1024)
     """Batches that are made ready ahead of the step."""
 
@@ -43,7 +43,7 @@ class Data:
 class Synthetic:
     """The synthetic data set that `fetch.source=synthetic` makes."""
 
-    seed: int = bounded(1, 0)
+    seed: int = bounded(1, 0, 2**32 - 1)
     train_images: int = bounded(600, 1, 1000000)
     """Images of train2017; each holds one to `people` people."""
     val_images: int = bounded(100, 1, 1000000)
@@ -116,7 +116,7 @@ class Train:
     """Steps between two checkpoints; the last step always makes one."""
     log_every: int = bounded(10, 1)
     """Steps between two log lines. The losses of all steps are in metrics.jsonl."""
-    seed: int = bounded(0, 0)
+    seed: int = bounded(0, 0, 2**32 - 1)
     """Seed of initial weights, order of samples and jitter."""
     device: str = choice("auto", "auto", "cpu", "gpu", "npu")
     threads: int = bounded(0, 0, 1024)
@@ -130,7 +130,7 @@ class Storage:
     uri: str = "storage"
     """A folder, file:///… or s3://bucket/prefix; the run's name is added. Credentials of S3: the usual AWS_* variables."""
     endpoint: str = ""
-    """URL of an S3-compatible server. Empty: AWS."""
+    """URL of an S3-compatible server, for all that is read from and written to s3://. Empty: AWS."""
     region: str = ""
 
 

@@ -2,7 +2,7 @@
 
 Rules (facts of the reference, load_ckpt): variables whose name contains a `discard` text are left out; in each other name the first
 occurrence of each `rename` key is replaced. What is left must exist here with the same shape. Every weight must be there, unless it was
-discarded; Adam's slots come all or not at all.
+discarded; Adam's slots come all or not at all (discarding one kind discards all).
 """
 
 import logging
@@ -30,6 +30,8 @@ def read(prefix, shapes, discard=(), rename=None, adam=True):
         raise UserError(
             "snapshot {} is not a TensorFlow checkpoint that can be read: {}".format(prefix, " ".join(str(error).split())[:300])
         ) from None
+    if any(_is_adam(name) and any(text in name for text in discard) for name in found):
+        adam = False  # one moment without the other, or without its bias correction, is worse than none
     discarded = sorted(name for name in found if any(text in name for text in discard))
     taken = {_renamed(name, rename or {}): name for name in found if name not in set(discarded)}
     if not adam:

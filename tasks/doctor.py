@@ -11,10 +11,10 @@ import shutil
 import sys
 import time
 
-from mtc import devices
+from mtc import quiet
 from mtc.errors import UserError
 from mtc.fetch import extract, pretrained
-from mtc.storage import open_storage
+from mtc.storage import open_storage, split_uri
 from tasks import step
 
 log = logging.getLogger("mtc.doctor")
@@ -45,7 +45,7 @@ def run(context):
         ("run directory", lambda: _writable(context.run_dir, checkpoint_bytes(config))),
         ("data", lambda: _data(config)),
         ("snapshot", lambda: _snapshot(config)),
-        ("storage", lambda: _storage(config)),
+        ("storage", lambda: _storage(context)),
     )
     table, faults = {}, []
     for name, check in checks:
@@ -76,12 +76,16 @@ def data_bytes(config):
 
 
 def checkpoint_bytes(config):
-    """How many bytes two checkpoints need: the last good one, and the next while it is written."""
-    return int(2 * 3 * 4 * PARAMETERS * config.model.width**2 * config.model.stages / 6)
+    """How many bytes all checkpoints of a run need, about: one each train.snapshot_every steps, one at the end; none is ever deleted."""
+    count = -(-(config.train.steps - config.train.start_step) // config.train.snapshot_every)
+    return int(count * 3 * 4 * PARAMETERS * config.model.width**2 * config.model.stages / 6)
 
 
 def _tensorflow():
-    return _import("tensorflow").version.VERSION
+    try:
+        return quiet.import_tensorflow().version.VERSION
+    except Exception as error:
+        raise _cannot_import("tensorflow", error) from None
 
 
 def _packages():
@@ -97,10 +101,16 @@ def _import(name):
     try:
         return importlib.import_module(name)
     except Exception as error:  # a package that is there but broken raises what it likes: OSError for a missing library, say
-        raise UserError("{} cannot be imported by {} ({}: {}): run `make setup`".format(name, sys.executable, type(error).__name__, error)) from None
+        raise _cannot_import(name, error) from None
+
+
+def _cannot_import(name, error):
+    return UserError("{} cannot be imported by {} ({}: {}): run `make setup`".format(name, sys.executable, type(error).__name__, error))
 
 
 def _device(config):
+    from mtc import devices  # with TensorFlow, which was imported without its remarks by now
+
     kind, description, _ = devices.select(config.train.device)
     return "{}: {} (train.device={})".format(kind, description, config.train.device)
 
@@ -116,9 +126,14 @@ def _snapshot(config):
     return pretrained.locate(config.snapshot) or "none: training starts from initial weights"
 
 
-def _storage(config):
+def _storage(context):
+    config = context.config
     storage = open_storage(config.storage.uri, config.storage.endpoint, config.storage.region)
     storage.probe()
+    kind, folder = split_uri(config.storage.uri)
+    if kind == "file":  # the copies of the checkpoints; a folder on the disk of the run directory needs the room twice
+        same = os.stat(folder).st_dev == os.stat(context.run_dir).st_dev
+        return "{}: {}".format(storage.url(""), _writable(folder, checkpoint_bytes(config) * (2 if same else 1)))
     return storage.url("")
 
 

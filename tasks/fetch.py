@@ -33,6 +33,7 @@ def main(argv=None):
 
 def _coco_inputs(context):
     config = context.config
+    dataset.notice_damage(config.data.root)
     inputs = {"source": _absolute(config.fetch.source), "manifest": _absolute(config.fetch.manifest), "root": os.path.abspath(config.data.root)}
     if config.fetch.source == "synthetic":
         inputs["synthetic"] = dataclasses.asdict(config.synthetic)
@@ -44,8 +45,10 @@ def _coco_inputs(context):
 
 
 def _fetch_coco(context):
-    figures = dataset.fetch(context.config)
-    return step.Result(dataset.annotation_files(context.config.data.root), figures)
+    root = context.config.data.root
+    figures = dataset.fetch(context.config, again=context.arguments.force)
+    record = os.path.join(root, dataset.RECORD)
+    return step.Result(dataset.annotation_files(root) + [record] * os.path.isfile(record), figures)
 
 
 def _snapshot_inputs(context):

@@ -29,7 +29,7 @@ def inputs(context):
         raise UserError("data.root={}: no such folder; run python -m tasks.fetch coco or set data.root to the folder with COCO 2017".format(root))
     found = {"root": os.path.abspath(root), "rules": RULES}
     for split in SPLITS:
-        found[split] = _sha256(_annotation_file(root, split))
+        found[split] = step.sha256(_annotation_file(root, split), "fetch COCO 2017 (python -m tasks.fetch coco) or set data.root to its folder")
     _withdraw_incomplete_index(root)
     return found
 
@@ -99,15 +99,6 @@ def _annotation_file(root, split):
 
 def _index_file(root):
     return os.path.join(root, masks.FOLDER, "index.json")
-
-
-def _sha256(path):
-    try:
-        return files.sha256(path)
-    except FileNotFoundError:
-        raise UserError("{} does not exist: fetch COCO 2017 (python -m tasks.fetch coco) or set data.root to its folder".format(path)) from None
-    except OSError as error:
-        raise UserError("{} cannot be read: {}; check data.root and its permissions".format(path, error.strerror or error)) from None
 
 
 STEP = step.Step(

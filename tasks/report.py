@@ -6,7 +6,7 @@ Made again when the journal, the checkpoint, the preprocessed data or the config
 import os
 import sys
 
-from mtc import __version__, files
+from mtc import __version__, files, quiet
 from mtc import config as configuration
 from mtc.report import checkpoint_table, document, figures, history, verdict
 from mtc.training import checkpoints
@@ -28,12 +28,13 @@ def inputs(context):
 
 def run(context):
     """Write the report and return its files and headline figures."""
+    quiet.import_tensorflow()
     from mtc.evaluation import held_out  # TensorFlow takes seconds to load: not before it is known that there is something to do
 
     found = history.read(_journal(context))
     checkpoint = checkpoints.newest_good(context.run_dir)
     rows, damaged = checkpoint_table.checkpoints(context.run_dir, found.uploads, checkpoint)
-    evaluation = held_out.evaluate(context.config, checkpoint)
+    evaluation = held_out.evaluate(context.config, checkpoints.bundle_prefix(checkpoint) if checkpoint else None)
     report = figures.collect(context.config, found, evaluation.figures, rows)
     report["evaluated_step"] = files.read_json(os.path.join(checkpoint, "MANIFEST.json"))["step"] if checkpoint else None
     report["verdict"] = verdict.judge(report)

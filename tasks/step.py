@@ -18,6 +18,7 @@ from mtc import files
 from mtc.errors import Stopped, UserError
 from mtc.sections import Config
 from mtc.storage import TransientError
+from mtc.training import lock
 
 log = logging.getLogger("mtc")
 
@@ -55,19 +56,22 @@ class Step(NamedTuple):
 def main(step, argv=None):
     """Run a step as a command and return its exit code."""
     arguments = _parse(step, argv)
-    with _logging_to_stderr():
-        return _run(step, arguments)
+    with _logging_to_stderr(), contextlib.ExitStack() as stack:
+        return _run(step, arguments, stack)
 
 
-def _run(step, arguments):
+def _run(step, arguments, stack):
     context, started = None, time.time()
     try:
         config = configuration.load(arguments.config, arguments.overrides)
-        run_dir = arguments.run_dir or os.path.join("runs", config.name)
-        _claim_run_dir(run_dir, config)
-        context = Context(config, run_dir, arguments)  # from here on there is a place for a record
+        run_dir = arguments.run_dir or os.path.join(os.environ.get("MTC_RUNS", "runs"), config.name)
+        _make_run_dir(run_dir)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _stop)
+        # Another process may be at the same step, saving after a signal: config.json and the record are its own until it has left.
+        stack.enter_context(lock.exclusive(os.path.join(run_dir, "steps", ".{}.lock".format(step.name)), "python -m tasks." + step.name))
+        _claim_run_dir(run_dir, config)
+        context = Context(config, run_dir, arguments)  # from here on there is a place for a record
         inputs = step.inputs(context)
         previous = read_record(run_dir, step.name)
         if not arguments.force and _is_done(previous, inputs):
@@ -98,9 +102,20 @@ def _run(step, arguments):
 def read_record(run_dir, name):
     """Return the record that a step wrote last, or None."""
     try:
-        return files.read_json(_record_path(run_dir, name))
-    except ValueError:
+        record = files.read_json(_record_path(run_dir, name))
+    except (ValueError, OSError):
         return None
+    return record if isinstance(record, dict) else None
+
+
+def sha256(path, advice):
+    """Return the SHA-256 of an input file. Errors: UserError with `advice` where it is missing or cannot be read."""
+    try:
+        return files.sha256(path)
+    except FileNotFoundError:
+        raise UserError("{} does not exist: {}".format(path, advice)) from None
+    except OSError as error:
+        raise UserError("{} cannot be read: {}; check data.root and its permissions".format(path, error.strerror or error)) from None
 
 
 def _parse(step, argv):
@@ -112,7 +127,9 @@ def _parse(step, argv):
         help="a preset (%s) or a YAML file; default: %%(default)s" % ", ".join(configuration.presets()),
     )
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one key; may be repeated")
-    parser.add_argument("--run-dir", default="", metavar="DIR", help="where the run keeps its files; default: runs/<name of the config>")
+    parser.add_argument(
+        "--run-dir", default="", metavar="DIR", help="where the run keeps its files; default: the config's name in $MTC_RUNS or runs/"
+    )
     parser.add_argument("--force", action="store_true", help="run even where nothing has changed")
     step.arguments(parser)
     return parser.parse_args(argv)
@@ -136,13 +153,24 @@ def _stop(number, frame):
     raise Stopped(signal.Signals(number).name)
 
 
-def _claim_run_dir(run_dir, config):
-    """Make the run directory and keep its config.json; refuse a directory that holds a run of another kind."""
-    path = os.path.join(run_dir, "config.json")
+def _make_run_dir(run_dir):
+    unusable = sorted(set("[]*?\\") & set(os.path.abspath(run_dir)))
+    if unusable:  # TensorFlow takes a checkpoint's path for a pattern, and would not find it again
+        raise UserError(
+            "run directory {}: TensorFlow cannot read checkpoints below a path with {}; choose another --run-dir".format(run_dir, " ".join(unusable))
+        )
     try:
         os.makedirs(os.path.join(run_dir, "steps"), exist_ok=True)
+    except OSError as error:
+        raise UserError("run directory {} cannot be made: {}; choose another --run-dir".format(run_dir, error.strerror or error)) from None
+
+
+def _claim_run_dir(run_dir, config):
+    """Keep the run's config.json; refuse a directory that holds a run of another kind."""
+    path = os.path.join(run_dir, "config.json")
+    try:
         old = configuration.read(path)
-        if old is not None:
+        if old is not None and any(os.path.exists(os.path.join(run_dir, name)) for name in ("metrics.jsonl", "checkpoints")):
             changed = configuration.difference(configuration.identity(old), configuration.identity(config))
             if changed:
                 raise UserError("{} holds a run whose {}: choose another --run-dir".format(run_dir, changed))

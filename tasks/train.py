@@ -8,9 +8,9 @@ import os
 import sys
 
 from mtc import config as configuration
-from mtc import files
-from mtc.errors import UserError
+from mtc import quiet
 from mtc.fetch import pretrained
+from mtc.training import checkpoints
 from tasks import step
 
 
@@ -18,14 +18,17 @@ def inputs(context):
     """The configuration that decides the result, the labels, the snapshot."""
     config = configuration.to_dict(context.config)
     config["train"] = {key: value for key, value in config["train"].items() if key not in ("log_every", "device", "threads")}
-    used = {key: config[key] for key in ("model", "targets", "compat", "train", "storage")}
+    used = {key: config[key] for key in ("model", "targets", "compat", "train", "storage", "snapshot")}
     used["data"] = configuration.identity(context.config)["data"]
-    used["snapshot"] = pretrained.locate(context.config.snapshot)
-    return {"config": used, "labels": {path: files.sha256(path) for path in _labels(context.config)}}
+    if not checkpoints.listed(context.run_dir):  # a run that goes on from its own checkpoint does not need the snapshot any more
+        pretrained.locate(context.config.snapshot)
+    advice = "run python -m tasks.fetch coco and python -m tasks.preprocess with this configuration first"
+    return {"config": used, "labels": {path: step.sha256(path, advice) for path in _labels(context.config)}}
 
 
 def run(context):
     """Train to the last step."""
+    quiet.import_tensorflow()
     from mtc.training import loop  # TensorFlow takes seconds to load: not before the configuration is known to be good
 
     figures = loop.train(context.config, context.run_dir)
@@ -35,13 +38,7 @@ def run(context):
 
 def _labels(config):
     names = {"coco": "COCO.json", "synthetic3d": "synthetic3d/train.json", "synthetic_hand": "synthetic_hand/train.json"}
-    paths = [os.path.join(config.data.root, names[source]) for source, share in sorted(config.data.mix.items()) if share]
-    for path in paths:
-        if not os.path.isfile(path):
-            raise UserError(
-                "{} does not exist: run python -m tasks.fetch coco and python -m tasks.preprocess with this configuration first".format(path)
-            )
-    return paths
+    return [os.path.join(config.data.root, names[source]) for source, share in sorted(config.data.mix.items()) if share]
 
 
 STEP = step.Step(name="train", description="Train the network, resuming where the run directory left off.", inputs=inputs, run=run)

@@ -48,10 +48,14 @@ def test_overrides_take_the_keys_type(override, expected):
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("train.stepz=3", "unknown key 'train.stepz'; did you mean 'steps'?"),
+        ("train.stepz=3", "unknown key 'train.stepz'; did you mean 'train.steps'?"),
         ("modle.width=1", "unknown section 'modle'; did you mean 'model'?"),
         ("train.steps=many", "train.steps: expected a whole number, got 'many'"),
         ("train.steps=1.5", "expected a whole number, got 1.5"),
+        ("train.steps=.inf", "expected a whole number"),
+        ("train.steps=.nan", "expected a whole number"),
+        ("train.seed=4294967296", "is above 4294967295"),
+        ("compat.background_weight=-0.5", "must be -1"),
         ("train.steps=true", "expected a whole number, got True"),
         ("compat.shuffle=1", "expected true or false, got 1"),
         ("model.width=nan", "expected a number, got 'nan'"),
@@ -64,6 +68,7 @@ def test_overrides_take_the_keys_type(override, expected):
         ("train.lr=1e-4", "one learning rate more than steps"),
         ("train.steps=0", "below 1"),
         ("train.steps", "expected section.key=value"),
+        ("steps=3", "did you mean 'train.steps'?"),
         ("train.lr.x=1", "'train.lr' has no entries"),
     ],
 )
@@ -80,7 +85,7 @@ def test_bad_overrides_are_refused_with_the_nearest_name(override, sentence):
         ("- 1", "expected sections"),
         ("train: 3", "must hold keys"),
         ("trian: {}", "did you mean 'train'?"),
-        ("train: {step: 3}", "'steps'"),
+        ("train: {step: 3}", "'train.steps'"),
     ],
 )
 def test_bad_files_are_named(tmp_path, text, sentence):

@@ -158,7 +158,7 @@ def read_image(path):
 
     Errors: UserError names the file.
     """
-    return _read(path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION, "image", "restore it (python -m tasks.fetch coco)")
+    return _read(path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION, "image", "restore it (python -m tasks.fetch coco --force)")
 
 
 def read_mask(path):

@@ -37,7 +37,7 @@ class Batch(NamedTuple):
 
 
 class SampleOrder:
-    """Says which sample is number n of a run."""
+    """Says which sample is number n of a run. For one thread: it keeps the orders of the epochs that are under way."""
 
     def __init__(self, sources, shares, seed, shuffle):
         """sources: {name: number of samples}; shares: {name: samples of each turn}."""
@@ -94,12 +94,11 @@ class Pipeline:
     def __next__(self):
         size = self._config.train.batch_size
         while len(self._waiting) < size * (1 + self._config.data.prefetch):
-            self._waiting.append(self._pool.submit(self._example, self._next))
+            self._waiting.append(self._pool.submit(self._example, self._next, *self._order[self._next]))
             self._next += 1
         return stack([self._waiting.popleft().result() for _ in range(size)])
 
-    def _example(self, n):
-        source, index = self._order[n]
+    def _example(self, n, source, index):
         rng = jitter_generator(self._config.train.seed, n)
         return crop_sample(self._samples[source][index], size=self._config.model.crop, config=self._config, skeleton=self._skeleton, rng=rng)
 

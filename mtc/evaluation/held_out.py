@@ -65,8 +65,8 @@ class Evaluation(NamedTuple):
     pictures: List[Picture]
 
 
-def evaluate(config, checkpoint: Optional[str]):
-    """Return the `Evaluation` of a checkpoint's directory (None: nothing was saved, so only the baselines are judged).
+def evaluate(config, bundle: Optional[str]):
+    """Return the `Evaluation` of a checkpoint's Saver bundle, by its path prefix (None: nothing was saved, so only the baselines are judged).
 
     Figures: samples, pck, pck_joints, pck_curve, auc, epe, pck_gain, pof (None without held-out 3D samples). The answers that are judged are called
     trained, untrained and mean_pose.
@@ -79,7 +79,7 @@ def evaluate(config, checkpoint: Optional[str]):
     if not samples:
         return Evaluation(figures, [])
     truth = read_truth(samples, config, skeleton)
-    answers = {"trained": answer(samples, truth, config, skeleton, checkpoint, "trained network") if checkpoint else None}
+    answers = {"trained": answer(samples, truth, config, skeleton, bundle, "trained network") if bundle else None}
     answers["untrained"] = answer(samples, truth, config, skeleton, None, "untrained network")
     predicted = {name: found.uv if found else None for name, found in answers.items()}
     predicted["mean_pose"] = np.repeat(baselines.mean_pose(training, config=config, skeleton=skeleton)[None], len(samples), axis=0)
@@ -97,10 +97,10 @@ def read_truth(samples, config, skeleton):
     return Truth([e.name for e in examples], *stacked)
 
 
-def answer(samples, truth, config, skeleton, checkpoint, title):
-    """Return the `Answer` of the network of a checkpoint's directory (None: of initial weights) to the samples."""
+def answer(samples, truth, config, skeleton, bundle, title):
+    """Return the `Answer` of the network of a Saver bundle (None: of initial weights) to the samples."""
     uv, scores, fields = [], [], []
-    with network.Predictor(config, checkpoint) as predictor:
+    with network.Predictor(config, bundle) as predictor:
         for start in tqdm(range(0, len(samples), BATCH), desc=title, unit="batch", disable=None, leave=False):
             part = slice(start, start + BATCH)
             images = np.stack([_crop(sample, config, skeleton).image for sample in samples[part]])

@@ -5,14 +5,13 @@ import tensorflow.compat.v1 as tf
 from mtc import devices
 from mtc.nets import cpm
 from mtc.skeleton import SKELETONS
-from mtc.training import checkpoints
 
 
 class Predictor:
     """The network of a configuration, ready to run. Use as a context manager."""
 
-    def __init__(self, config, checkpoint=None):
-        """checkpoint: directory of a checkpoint, or None: the untrained network, as the run's seed makes it."""
+    def __init__(self, config, bundle=None):
+        """bundle: path prefix of a checkpoint's Saver bundle, or None: the untrained network, as the run's seed makes it."""
         size = config.model.crop
         self._graph = tf.Graph()
         with self._graph.as_default():
@@ -25,8 +24,8 @@ class Predictor:
             assign = [tf.assign(variables[name], given[name]).op for name in variables]
             _, _, session_config = devices.select(config.train.device, config.train.threads)
             self._session = tf.Session(graph=self._graph, config=session_config)
-            if checkpoint:
-                saver.restore(self._session, checkpoints.bundle_prefix(checkpoint))
+            if bundle:
+                saver.restore(self._session, bundle)
             else:
                 values = cpm.initial_values(layers, config.train.seed)
                 self._session.run(assign, {given[name]: values[name] for name in variables})

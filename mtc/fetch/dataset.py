@@ -21,19 +21,23 @@ log = logging.getLogger("mtc.fetch")
 
 SPLITS = ("train2017", "val2017")
 ANNOTATIONS = tuple("annotations/person_keypoints_{}.json".format(split) for split in SPLITS)
+RECORD = "fetched.json"
 _NEEDED_FOLDERS = SPLITS + ("annotations",)
 _OTHER_FOLDERS = ("synthetic3d", "synthetic_hand")
 
 
-def fetch(config):
+def fetch(config, again=False):
     """Make `config.data.root` hold the data set of `config.fetch.source`; return the figures of the step.
 
+    again: unpack the archives even where all seems to be there.
     They are images (per split), bytes (of the archives), seconds, archives (their SHA-256) and origin. Errors: UserError names the file,
     what is wrong with it and what to do; storage.TransientError where a source cannot be reached.
     """
     started, root = time.time(), config.data.root
     with locked(root):
         record = _read_record(root)
+        if again:
+            _withdraw(root, record, record["archives"])
         if not any(record.values()) and not missing(root):
             log.info("%s holds %s and was not made by this command: used as it is", root, ", ".join(_NEEDED_FOLDERS))
             origin, hashes, size = "data.root as it was", {}, 0
@@ -80,6 +84,19 @@ def found_archives(config):
     paths = [_in_folder(folder, archive) for archive in manifest.load(config.fetch.manifest)] if folder else []
     stats = [(path, os.stat(path)) for path in paths if path]
     return [[path, found.st_size, found.st_mtime_ns] for path, found in stats]
+
+
+def notice_damage(root):
+    """Take back what fetched.json says of archives whose folders have lost files or bytes since; `fetch` then unpacks them again.
+
+    Sizes are compared, not contents: the digest of 118,287 files is not worth a start.
+    """
+    if not os.path.isdir(root):
+        return
+    record = _read_record(root)
+    damaged = [path for path, entry in record["archives"].items() if entry["complete"] and not _is_whole(root, entry)]
+    if damaged:
+        _withdraw(root, record, damaged)
 
 
 def _bring(config, root, record):
@@ -191,6 +208,7 @@ def _unpack(path, archive, sha256, location, root, record, done):
     _write_record(root, record)
     log.info("unpacking %s", path)
     extract.extract(path, root, archive.members)
+    entry["bytes_of_folders"] = {name: _measure(os.path.join(root, name))[1] for name in names}
     entry["complete"] = True
     _write_record(root, record)
 
@@ -202,12 +220,33 @@ def _is_unpacked(record, archive, root, sha256, location):
         return False
     if entry["sha256"] != sha256 if sha256 else entry["source"] != location:
         return False
+    return _is_whole(root, entry)
+
+
+def _is_whole(root, entry):
+    """Whether the folders of an archive have all files, of the sizes that were unpacked."""
     for name, count in entry["folders"].items():
-        found = _count(os.path.join(root, name))
-        if found != count:
-            log.warning("%s has %d of %d files: unpacking it again", os.path.join(root, name), found, count)
+        expected = count, entry.get("bytes_of_folders", {}).get(name)
+        found = _measure(os.path.join(root, name))
+        if found != expected:
+            log.warning(
+                "%s has %d files of %d and %d bytes of %s: it has to be unpacked again",
+                os.path.join(root, name),
+                found[0],
+                count,
+                found[1],
+                expected[1],
+            )
             return False
     return True
+
+
+def _withdraw(root, record, paths):
+    """Note in the record that archives have to be unpacked again."""
+    for path in paths:
+        record["archives"][path]["complete"] = False
+    if paths:
+        _write_record(root, record)
 
 
 def _make_synthetic(values, root):
@@ -244,8 +283,14 @@ def _count(folder, ending=""):
     return sum(name.endswith(ending) for _, _, names in os.walk(folder) for name in names)
 
 
+def _measure(folder):
+    """Return (files, bytes) below a folder."""
+    sizes = [os.lstat(os.path.join(path, name)).st_size for path, _, names in os.walk(folder) for name in names]
+    return len(sizes), sum(sizes)
+
+
 def _read_record(root):
-    path = os.path.join(root, "fetched.json")
+    path = os.path.join(root, RECORD)
     try:
         record = files.read_json(path) or {}
     except ValueError:
@@ -254,4 +299,4 @@ def _read_record(root):
 
 
 def _write_record(root, record):
-    files.write_json(os.path.join(root, "fetched.json"), dict(record, v=1))
+    files.write_json(os.path.join(root, RECORD), dict(record, v=1))

@@ -48,6 +48,9 @@ def warnings(figures, damaged_checkpoints, damaged_lines):
                 _title(term), DEAD_BECAUSE.get(term, "nothing in the data or the config feeds it")
             )
         )
+    first = figures["config"]["train"]["start_step"]
+    if first and not figures["snapshot"]:
+        found.append("The run counts from step {:,}, as after a snapshot, but started from initial weights.".format(first))
     if loss["last_mean_pof"] == 0 and "loss_pof" not in figures["dead_terms"]:
         found.append("The POF loss is 0 in the last {} steps.".format(loss["last_count"]))
     if steps["last"] < steps["asked"]:

@@ -22,17 +22,23 @@ MANIFEST = "MANIFEST.json"
 LONGEST_PAUSE = 60.0
 
 
+class _Damaged(Exception):
+    """The local checkpoint is not what its manifest says: no try will mend it."""
+
+
 class Uploader:
     """Sends checkpoint directories to a `Storage` from a daemon thread.
 
     `on_event(kind, **facts)` is called from that thread: "uploaded" (checkpoint, step, uri, bytes, seconds, skipped), "retry" (checkpoint,
     attempt, pause in seconds, reason) and "failed" (checkpoint, reason). `tries` is how often a checkpoint is tried; the pause after try n is at
-    most `pause` * 2^n seconds.
+    most `pause` * 2^n seconds. `problem(directory)`, a sentence or None, is asked before a checkpoint is sent: one that was damaged on this
+    machine is told and left out.
     """
 
-    def __init__(self, storage, prefix, on_event=None, tries=8, pause=1.0):
+    def __init__(self, storage, prefix, on_event=None, tries=8, pause=1.0, problem=None):
         self._storage, self._prefix = storage, prefix.strip("/")
         self._on_event, self._tries, self._pause = on_event, tries, pause
+        self._problem = problem or (lambda directory: None)
         self._queue = queue.Queue()
         self._changed = threading.Condition()
         self._pending, self._failed = 0, []
@@ -90,6 +96,10 @@ class Uploader:
             started = time.monotonic()
             try:
                 facts = self._upload(directory, name, sent)
+            except _Damaged as error:
+                log.warning("checkpoint %s is damaged and not uploaded: %s", name, error)
+                self._tell("failed", checkpoint=name, reason="damaged: {}".format(error))
+                return ""
             except UserError as error:
                 return str(error)
             except FileNotFoundError as error:
@@ -112,6 +122,9 @@ class Uploader:
         folder = self._key("checkpoints", name)
         remote = self._storage.read(folder + "/" + MANIFEST)
         if remote != manifest:
+            problem = self._problem(directory)
+            if problem:
+                raise _Damaged(problem)
             if remote is not None:
                 # The manifest of another checkpoint of this name must not vouch for a mixture of old and new files.
                 self._storage.delete(folder + "/" + MANIFEST)

@@ -29,6 +29,8 @@ class TrainingGraph(NamedTuple):
     train: tf.Operation
     layers: Any
     saver: tf.train.Saver
+    finite: tf.Tensor
+    """Whether all weights are numbers; not part of a step."""
     assign: Dict[str, Any]
     """{variable's name: (placeholder, assign op)} of all global variables."""
 
@@ -75,12 +77,13 @@ def build(config, skeleton):
         )
         global_step = tf.get_variable("global_step", [], tf.int32, tf.zeros_initializer(), trainable=False)
         train = optimizer.adam(rate).minimize(loss.total, global_step=global_step)
+        finite = tf.reduce_all([tf.reduce_all(tf.is_finite(variable)) for variable in tf.trainable_variables()])
         assign = {}
         for variable in tf.global_variables():
             placeholder = tf.placeholder(variable.dtype.base_dtype, variable.shape)
             assign[variable.op.name] = placeholder, tf.assign(variable, placeholder).op
         saver = tf.train.Saver(tf.global_variables(), max_to_keep=None, save_relative_paths=True)
-    return TrainingGraph(graph, inputs, rate, loss, train, layers, saver, assign)
+    return TrainingGraph(graph, inputs, rate, loss, train, layers, saver, finite, assign)
 
 
 def initial_values(training, config):

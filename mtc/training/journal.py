@@ -1,10 +1,11 @@
 """What a run tells: metrics.jsonl (a versioned contract), the reference's log line, progress, TensorBoard events.
 
-metrics.jsonl has one JSON object a line, {"v": 1, "kind": "start" | "train" | "checkpoint" | "upload" | "end", ...}; every step has its
-line. A crash can leave the last line torn: it is cut off when the run goes on. Steps after the checkpoint that a run resumes from appear
-twice; the later line counts.
+metrics.jsonl has one JSON object a line, {"v": 1, "kind": "start" | "train" | "checkpoint" | "upload" | "upload_failed" | "end", ...};
+every step has its line. A crash can leave the last line torn: it is cut off when the run goes on. Steps after the checkpoint that a run
+resumes from appear twice; the later line counts.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -21,18 +22,31 @@ VERSION = 1
 _PROGRESS_SECONDS = 5.0
 
 
+@contextlib.contextmanager
+def log_to_file(run_dir):
+    """Yield the open train.log of a run, to which all that the project logs goes too."""
+    handler = logging.FileHandler(os.path.join(run_dir, "train.log"), encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("mtc")
+    logger.addHandler(handler)
+    try:
+        yield handler.stream
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+
+
 class Journal:
     """Writes a run's records; `record` may be called from any thread. Use as a context manager."""
 
-    def __init__(self, run_dir, first_step, last_step, log_every, batch_size, flop_per_image):
+    def __init__(self, run_dir, log_file, first_step, last_step, log_every, batch_size, flop_per_image):
+        """log_file: what `log_to_file` yields."""
         metrics = os.path.join(run_dir, "metrics.jsonl")
         _cut_off_torn_line(metrics)
         self._metrics = open(metrics, "ab", buffering=0)  # noqa: SIM115 - closed in __exit__; unbuffered: each line reaches the kernel at once
         self._lock = threading.Lock()
         self._log_every, self._batch_size, self._flop = log_every, batch_size, flop_per_image
-        self._handler = logging.FileHandler(os.path.join(run_dir, "train.log"))
-        self._handler.setFormatter(logging.Formatter("%(message)s"))
-        logging.getLogger("mtc").addHandler(self._handler)
+        self._log_file = log_file
         with tf.Graph().as_default():  # a FileWriter is made outside eager mode only
             self._events = tf.summary.FileWriter(os.path.join(run_dir, "events"))
         self._last_step = last_step
@@ -46,15 +60,15 @@ class Journal:
     def __exit__(self, *error):
         self._bar.close()
         self._events.close()
-        self._metrics.close()
-        logging.getLogger("mtc").removeHandler(self._handler)
-        self._handler.close()
+        with self._lock:  # an upload that was given up may still want to tell something
+            self._metrics.close()
 
     def record(self, kind, **facts):
         """Append one line to metrics.jsonl."""
         line = json.dumps(dict(facts, v=VERSION, kind=kind, time=round(time.time(), 3)), sort_keys=True)
         with self._lock:
-            self._metrics.write((line + "\n").encode("utf-8"))
+            if not self._metrics.closed:
+                self._metrics.write((line + "\n").encode("utf-8"))
 
     def step(self, step, losses, rate, seconds):
         """Take one step's figures: `losses` are the five floats of `mtc.losses.Losses`, `seconds` the step's duration."""
@@ -82,8 +96,8 @@ class Journal:
         self._printed = now
         with tqdm.external_write_mode():
             print(line, flush=True)
-        self._handler.stream.write(line + "\n")
-        self._handler.flush()
+        self._log_file.write(line + "\n")
+        self._log_file.flush()
         values = {"loss": losses.total, "loss_2d": losses.heat, "loss_PAF": losses.pof, "learning_rate": rate}
         self._events.add_summary(tf.Summary(value=[tf.Summary.Value(tag=k, simple_value=v) for k, v in values.items()]), step)
         if now - self._reported >= _PROGRESS_SECONDS or step == self._last_step:

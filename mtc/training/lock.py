@@ -1,4 +1,4 @@
-"""One trainer a run directory: an advisory lock that the kernel drops when its holder dies, however it dies (flock(2))."""
+"""One process at a time: an advisory lock that the kernel drops when its holder dies, however it dies (flock(2))."""
 
 import contextlib
 import errno
@@ -13,12 +13,11 @@ log = logging.getLogger("mtc.training")
 
 
 @contextlib.contextmanager
-def exclusive(run_dir, patience=600.0):
-    """Hold the run directory's lock. Another trainer may still be saving after a signal: wait for it, at most `patience` seconds.
+def exclusive(path, what, patience=600.0):
+    """Hold the lock file `path`. `what` holds it otherwise, and may still be saving after a signal: wait for it, at most `patience` seconds.
 
     Errors: UserError with the other's process id.
     """
-    path = os.path.join(run_dir, ".lock")
     with open(path, "a+", encoding="ascii") as f:
         waiting = 0.0
         while True:
@@ -31,9 +30,9 @@ def exclusive(run_dir, patience=600.0):
             f.seek(0)
             holder = f.read().strip() or "unknown"
             if waiting >= patience:
-                raise UserError("{} is in use by another trainer (process {}); stop it or choose another --run-dir".format(run_dir, holder))
+                raise UserError("{} is held by another {} (process {}); stop it or choose another --run-dir".format(path, what, holder))
             if not waiting:
-                log.warning("waiting for another trainer (process %s) to leave %s", holder, run_dir)
+                log.warning("waiting for another %s (process %s) to leave", what, holder)
             time.sleep(0.2)
             waiting += 0.2
         f.seek(0)

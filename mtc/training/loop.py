@@ -6,6 +6,7 @@ step are all that a run needs to go on; metrics.jsonl is appended a line a step.
 """
 
 import contextlib
+import functools
 import importlib
 import logging
 import math
@@ -22,7 +23,7 @@ import mtc
 from mtc import config as configuration
 from mtc import devices, files, snapshot, storage
 from mtc.data import pipeline, readers
-from mtc.errors import Stopped
+from mtc.errors import Stopped, UserError
 from mtc.fetch import pretrained
 from mtc.losses import Losses
 from mtc.nets import cpm
@@ -30,7 +31,7 @@ from mtc.skeleton import SKELETONS
 from mtc.storage import uploader as uploads
 from mtc.training import checkpoints, lock, optimizer
 from mtc.training import graph as graphs
-from mtc.training.journal import Journal
+from mtc.training.journal import Journal, log_to_file
 
 log = logging.getLogger("mtc.training")
 
@@ -45,7 +46,8 @@ def train(config, run_dir):
     skeleton = SKELETONS[config.model.kind]
     last = config.train.steps
     with contextlib.ExitStack() as stack:
-        stack.enter_context(lock.exclusive(run_dir))
+        stack.enter_context(lock.exclusive(os.path.join(run_dir, ".lock"), "trainer"))
+        log_file = stack.enter_context(log_to_file(run_dir))
 
         # ---- data, device, graph
         samples = readers.training(config)
@@ -66,6 +68,8 @@ def train(config, run_dir):
             training.saver.restore(session, checkpoints.bundle_prefix(resumed))
             step = checkpoints.state(resumed)["step"]
             log.info("resuming after step %d from %s", step, resumed)
+            if config.snapshot.uri not in ("auto", "none"):
+                log.info("snapshot.uri=%s is not read again: the run goes on from its own checkpoint", config.snapshot.uri)
         else:
             step = config.train.start_step
             training.set_variables(session, graphs.initial_values(training, config))
@@ -75,6 +79,8 @@ def train(config, run_dir):
                 training.set_variables(session, snapshot.read(loaded, training.variable_shapes(), **options))
             else:
                 log.info("no snapshot (snapshot.uri=%s): training starts from initial weights", config.snapshot.uri)
+                if step:
+                    log.warning("train.start_step=%d belongs to a snapshot: initial weights get the learning rate of step %d", step, step + 1)
 
         # ---- storage and journal
         uid = _run_uid(run_dir)
@@ -82,41 +88,50 @@ def train(config, run_dir):
         store = storage.open_storage(config.storage.uri, config.storage.endpoint, config.storage.region)
         uploads.claim_prefix(store, prefix, uid)
         flop = 3 * cpm.forward_flop(training.layers, config.model.crop)  # the backward pass costs two forward passes
-        journal = stack.enter_context(Journal(run_dir, step + 1, last, config.train.log_every, config.train.batch_size, flop))
+        journal = stack.enter_context(Journal(run_dir, log_file, step + 1, last, config.train.log_every, config.train.batch_size, flop))
         facts = {"step": step, "uid": uid, "resumed": bool(resumed), "versions": versions(), "device": {"kind": kind, "name": device}}
         shapes = training.variable_shapes()
         parameters = int(sum(np.prod(shapes[name]) for name, _ in cpm.variables(training.layers)))
         journal.record("start", snapshot=loaded and {"prefix": loaded}, parameters=parameters, dead_terms=dead, flop_per_image=flop, **facts)
-        uploader = uploads.Uploader(store, prefix, on_event=lambda event, **more: _record_upload(journal, event, more))
+        tell = functools.partial(_record_upload, journal)
+        uploader = uploads.Uploader(store, prefix, on_event=tell, problem=checkpoints.problem)
         stack.callback(uploader.close)
         for directory in reversed(checkpoints.listed(run_dir)):  # what an earlier attempt could not send any more
-            if checkpoints.problem(directory) is None:
-                uploader.submit(directory)
+            uploader.submit(directory)
 
         def save():
             started = time.time()
-            directory = checkpoints.save(
+            if not session.run(training.finite):
+                raise RuntimeError("the weights are not finite after step {}; the last good checkpoint is {}".format(step, directory or "none"))
+            saved = checkpoints.save(
                 run_dir,
                 step,
                 lambda path: training.saver.save(session, path, write_meta_graph=False, write_state=False),
                 {"uid": uid, "config": configuration.identity(config), "samples": (step - config.train.start_step) * config.train.batch_size},
             )
-            size = sum(os.path.getsize(os.path.join(directory, name)) for name in os.listdir(directory))
-            journal.record("checkpoint", step=step, path=os.path.abspath(directory), bytes=size, seconds=round(time.time() - started, 3))
-            log.info("Saved a snapshot: %s", directory)
-            uploader.submit(directory)
-            return directory
+            size = sum(os.path.getsize(os.path.join(saved, name)) for name in os.listdir(saved))
+            journal.record("checkpoint", step=step, path=os.path.abspath(saved), bytes=size, seconds=round(time.time() - started, 3))
+            log.info("Saved a snapshot: %s", saved)
+            uploader.submit(saved)
+            return saved
 
         # ---- the loop
         stopping = stack.enter_context(_signals())
         losses, directory = None, resumed
-        first_sample = (step - config.train.start_step) * config.train.batch_size
+        first = step
+        first_sample = (first - config.train.start_step) * config.train.batch_size
         batches = stack.enter_context(pipeline.Pipeline(samples, config, skeleton, first=first_sample))
         if step < last:
             log.info("Starting to train ...")
         while step < last and not stopping:
             started = time.time()
-            batch = next(batches)
+            try:
+                batch = next(batches)
+            except UserError:  # a file that cannot be read: the steps until here are not lost by it
+                directory = save() if step > first else directory
+                _finish_uploads(uploader, stopping, patience=30.0)
+                journal.record("end", step=step, status="failed")
+                raise
             rate = optimizer.learning_rate(step + 1, config.train.lr, config.train.lr_steps, config.compat.lr_boundary == "legacy")
             losses = Losses(*(float(v) for v in session.run([training.train, training.losses], training.feed(batch, rate))[1]))
             step += 1
@@ -129,28 +144,31 @@ def train(config, run_dir):
 
         # ---- the end: nothing unsaved, nothing pending
         if stopping and step < last:
-            directory = save() if step > config.train.start_step else directory
-            _finish_uploads(uploader, patience=30.0)
-            journal.record("end", step=step, status="stopped")
-            raise Stopped("{} at step {}; {}".format(stopping[0], step, "saved " + directory if directory else "no step was made"))
-        _finish_uploads(uploader)
-        journal.record("end", step=step, status="success")
-        log.info("Training finished: step %d, %s", step, directory)
-        return {
-            "step": step,
-            "checkpoint": os.path.abspath(directory),
-            "loss": losses and losses.total,
-            "resumed": bool(resumed),
-            "uploaded": store.url("{}/checkpoints/{}".format(prefix, os.path.basename(directory))),
-        }
+            directory = save() if step > first else directory
+        elif not _finish_uploads(uploader, stopping):
+            journal.record("end", step=step, status="success")
+            log.info("Training finished: step %d, %s", step, directory)
+            return {
+                "step": step,
+                "checkpoint": os.path.abspath(directory),
+                "loss": losses and losses.total,
+                "resumed": bool(resumed),
+                "uploaded": store.url("{}/checkpoints/{}".format(prefix, os.path.basename(directory))),
+            }
+        _finish_uploads(uploader, [], patience=30.0)
+        journal.record("end", step=step, status="stopped")
+        raise Stopped("{} at step {}; {}".format(stopping[0], step, "saved " + directory if directory else "no step was made"))
 
 
 def _run_uid(run_dir):
     """Return the run's unique id, made by its first start: names repeat, and two runs must not share a place in the storage."""
     path = os.path.join(run_dir, "run.json")
-    if files.read_json(path) is None:
-        files.write_json(path, {"v": 1, "uid": uuid.uuid4().hex})
-    return files.read_json(path)["uid"]
+    try:
+        if files.read_json(path) is None:
+            files.write_json(path, {"v": 1, "uid": uuid.uuid4().hex})
+        return files.read_json(path)["uid"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError("{} is damaged: restore it, or start anew with another --run-dir".format(path)) from None
 
 
 def versions():
@@ -172,27 +190,34 @@ def _signals():
             signal.signal(number, handler)
 
 
-def _record_upload(journal, event, facts):
+def _record_upload(journal, event, **facts):
     if event == "uploaded":
         journal.record("upload", step=facts["step"], uri=facts["uri"], seconds=facts["seconds"])
     elif event == "failed":
         journal.record("upload_failed", checkpoint=facts["checkpoint"], reason=facts["reason"])
 
 
-def _finish_uploads(uploader, patience=None):
-    """Wait for the uploads; what failed for good, or is pending after `patience` seconds, is an error that the next run with this directory
-    repeats.
+def _finish_uploads(uploader, stopping, patience=math.inf):
+    """Wait for the uploads until a signal comes, at most `patience` seconds. Returns whether some are left to the next run of this directory.
+
+    Errors: RuntimeError for those that failed for good, unless there was little patience anyway.
     """
     if uploader.pending():
         log.info("waiting for %d uploads", uploader.pending())
-    failed = uploader.wait(patience)
-    if failed and patience is None:
+    give_up = time.monotonic() + patience
+    while uploader.pending() and not stopping and time.monotonic() < give_up:
+        uploader.wait(0.5)
+    failed = uploader.wait(0)
+    if failed and patience == math.inf and not stopping:
         raise RuntimeError(
             "checkpoints {} could not be uploaded; they are safe in the run directory: run again to upload them".format(", ".join(failed))
         )
+    return bool(uploader.pending())
 
 
 def _not_finite(step, value, names, rate, directory):
-    return "the loss is {} at step {} (learning rate {:g}, samples {}); the last good checkpoint is {}; a lower train.lr may help".format(
-        value, step, rate, ", ".join(names), directory or "none"
+    text = (
+        "the loss is {} at step {} (learning rate {:g}, samples {}); the last good checkpoint is {}; "
+        "a lower train.lr may help, and if that checkpoint leads here again, delete it"
     )
+    return text.format(value, step, rate, ", ".join(names), directory or "none")

@@ -85,7 +85,8 @@ def headline(run_dir: Path) -> str:
     lines = [
         "",
         f"report            {run_dir / 'report.html'}",
-        f"loss              {loss['last_mean']:.6f} over the last steps; 2D heat-maps of a network that predicts nothing: {loss['baseline_2d']:.6f}",
+        f"heat-map loss     {loss['last_mean_2d']:.6f} over the last steps; an empty answer {loss['baseline_2d']:.6f}",
+        f"POF loss          {loss['last_mean_pof']:.6f} over the last steps; an empty answer {loss['baseline_pof']:.6f}",
     ]
     for threshold in sorted(pck["trained"] if pck else ()):  # none where the report could not evaluate: its warnings say why
         trained, untrained, mean_pose = (f"{pck[who][threshold]:.3f}" for who in ("trained", "untrained", "mean_pose"))

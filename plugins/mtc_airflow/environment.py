@@ -35,8 +35,12 @@ def airflow_home() -> Path:
 
 
 def port() -> int:
-    """The port of the web UI: `MTC_PORT`, or 8080."""
-    return int(os.environ.get("MTC_PORT") or 8080)
+    """The port of the web UI: `MTC_PORT`, or 8080. Errors: SystemExit with a sentence where it is no port."""
+    given = os.environ.get("MTC_PORT") or "8080"
+    if not given.isdigit() or not 0 < int(given) < 65536:
+        print(f"MTC_PORT={given}: expected a number from 1 to 65535", file=sys.stderr)
+        raise SystemExit(2)
+    return int(given)
 
 
 def url() -> str:
@@ -80,7 +84,12 @@ def only_one(purpose: str) -> Iterator[None]:
     Errors: BlockingIOError says who holds it.
     """
     path = airflow_home() / "in_use_by"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    except OSError as error:
+        print(f"{path} cannot be written: {error.strerror}; this user needs a copy of the project of its own", file=sys.stderr)
+        raise SystemExit(2) from None
     with open(path, "a+", encoding="utf-8") as holder:
         try:
             fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -75,8 +75,8 @@ def serve(signals: _Signals) -> int:
                 return 1
         return 0
     finally:
-        stop_steps(signals)
-        stop_airflow(airflow)
+        hurry = stop_steps(signals)
+        stop_airflow(airflow, seconds=3 if hurry else END_SECONDS)
         _say("Airflow has stopped")
 
 
@@ -112,8 +112,8 @@ Airflow is ready: {environment.url()}   ({login})
     )
 
 
-def stop_steps(signals: _Signals) -> None:
-    """Ask all running steps to save and leave; wait for them, and until their tasks have told Airflow. A second signal ends the waiting."""
+def stop_steps(signals: _Signals) -> bool:
+    """Ask all running steps to save and leave; wait for them, and until their tasks have told Airflow. Returns whether a second signal ended that."""
     signals.came.clear()
     asked: set[int] = set()
     reported_by = time.monotonic() + REPORT_SECONDS
@@ -128,18 +128,18 @@ def stop_steps(signals: _Signals) -> None:
         if jobs:
             reported_by = time.monotonic() + REPORT_SECONDS
         elif not asked or time.monotonic() > reported_by or not _running_tasks():
-            return
+            return False
         if signals.came.wait(0.5):
-            return
+            return True
 
 
-def stop_airflow(airflow: subprocess.Popen) -> None:
+def stop_airflow(airflow: subprocess.Popen, seconds: float) -> None:
     """End Airflow and every process of its session."""
     with contextlib.suppress(ProcessLookupError):
         if airflow.poll() is None:
             airflow.send_signal(signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                airflow.wait(END_SECONDS)
+                airflow.wait(seconds)
     for number, seconds in ((signal.SIGTERM, 5), (signal.SIGKILL, 5)):
         left = _session(airflow.pid)
         for process in left:

@@ -29,8 +29,8 @@ def record(folder, step):
     return json.loads((folder / "run" / "steps" / (step + ".json")).read_text())
 
 
-def coco(source, archives, **values):
-    return run("coco", data__root="data", fetch__source=source, fetch__manifest=archives / "manifest.json", **values)
+def coco(source, archives, *words, **values):
+    return run("coco", *words, data__root="data", fetch__source=source, fetch__manifest=archives / "manifest.json", **values)
 
 
 @pytest.mark.parametrize("arguments", [[], ["cocoa"], ["--config", "demo"]])
@@ -57,10 +57,26 @@ def test_the_data_set_is_fetched_recorded_and_not_fetched_again(coco_site, archi
     assert set(done["figures"]["archives"]) == set(COCO_MEMBERS)
     assert done["figures"]["bytes"] > 0
     assert done["figures"]["seconds"] >= 0
-    assert [output["path"].rpartition("/")[2] for output in done["outputs"]] == ["person_keypoints_train2017.json", "person_keypoints_val2017.json"]
+    outputs = [output["path"].rpartition("/")[2] for output in done["outputs"]]
+    assert outputs == ["person_keypoints_train2017.json", "person_keypoints_val2017.json", "fetched.json"]
     assert coco(coco_site.url, archives) == 0
     assert len(coco_site.requests) == 3
     assert "nothing to do" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("spoil", ["lost", "cut", "changed"])
+def test_images_that_were_damaged_since_are_brought_back(coco_site, archives, folder, spoil):
+    assert coco(coco_site.url, archives) == 0
+    image = sorted((folder / "data" / "train2017").iterdir())[0]
+    whole = image.read_bytes()
+    if spoil == "lost":
+        image.unlink()
+    else:
+        image.write_bytes(whole[:-1] if spoil == "cut" else whole[::-1])
+    words = ["--force"] * (spoil == "changed")  # of the same size: only --force looks deeper
+    assert coco(coco_site.url, archives, *words) == 0
+    assert image.read_bytes() == whole
+    assert len(coco_site.requests) == 3  # the archives are still there
 
 
 def test_a_changed_archive_in_a_source_folder_is_noticed(archives, folder, make_zip):

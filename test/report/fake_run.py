@@ -68,7 +68,7 @@ def checkpoint(run_dir, step):
     """Write a checkpoint's directory and return its path."""
     path = os.path.join(run_dir, "checkpoints", "step-{:08d}".format(step))
     os.makedirs(path)
-    parts = {"model.data-00000-of-00001": os.urandom(1) * 5000, "model.index": b"index", "state.json": b"{}"}
+    parts = {"model.data-00000-of-00001": os.urandom(1) * 5000, "model.index": b"index", "state.json": b'{"bundle": "model"}'}
     for name, data in parts.items():
         files.write_bytes(os.path.join(path, name), data)
     digests = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in parts.items()}

@@ -66,7 +66,7 @@ def test_wrong_sha256(failing, tmp_path):
 
 @pytest.mark.parametrize("main", [doctor.main, preprocess.main, train.main])
 def test_unknown_key(failing, main):
-    assert "unknown key 'train.step'; did you mean 'steps'?" in failing(main, "train.step=5")
+    assert "unknown key 'train.step'; did you mean 'train.steps'?" in failing(main, "train.step=5")
 
 
 @pytest.mark.usefixtures("no_superpowers")

@@ -82,16 +82,30 @@ def test_exit_code_and_record_say_whose_mistake_it_was(copying, tmp_path, text, 
 
 def test_a_run_directory_keeps_to_its_kind_of_run(copying, tmp_path, capsys):
     assert copying[0]() == 0
+    assert copying[0]("--set", "model.width=0.4") == 0  # nothing was trained yet
+    (tmp_path / "run" / "metrics.jsonl").write_text("")
     assert copying[0]("--set", "model.width=0.5") == 2
     assert "model.width was" in capsys.readouterr().err
     assert record(tmp_path)["status"] == "success"  # of the run that is there
-    assert copying[0]("--set", "train.steps=100000") == 0  # a longer run is the same run
+    assert copying[0]("--set", "model.width=0.4", "--set", "train.steps=100000") == 0  # a longer run is the same run
 
 
 def test_a_bad_override_touches_nothing(copying, tmp_path, capsys):
     assert copying[0]("--set", "train.stepz=1") == 2
-    assert "did you mean 'steps'" in capsys.readouterr().err
+    assert "did you mean 'train.steps'" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_directory_that_tensorflow_takes_for_a_pattern_is_refused(copying, tmp_path, capsys):
+    assert copying[0]("--run-dir", str(tmp_path / "run[1]")) == 2
+    assert "with [ ]; choose another --run-dir" in capsys.readouterr().err
+
+
+def test_a_damaged_record_counts_as_none(copying, tmp_path):
+    assert copying[0]() == 0
+    (tmp_path / "run" / "steps" / "copy.json").write_text("[1]")
+    assert copying[0]() == 0
+    assert copying[1] == [1, 1]
 
 
 def test_a_run_directory_that_cannot_be_made_is_named(copying, tmp_path, capsys):

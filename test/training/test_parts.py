@@ -8,7 +8,7 @@ import pytest
 from mtc.errors import UserError
 from mtc.losses import Losses
 from mtc.training import checkpoints
-from mtc.training.journal import Journal
+from mtc.training.journal import Journal, log_to_file
 from mtc.training.lock import exclusive
 from mtc.training.optimizer import learning_rate
 
@@ -74,12 +74,15 @@ def test_what_a_crash_left_of_a_save_is_cleared_by_the_next(tmp_path):
 def test_a_torn_last_line_is_cut_off_when_the_run_goes_on(tmp_path):
     whole = json.dumps({"v": 1, "kind": "train", "step": 1}) + "\n"
     (tmp_path / "metrics.jsonl").write_text(whole + '{"v": 1, "ki')
-    with Journal(str(tmp_path), 2, 2, 1, 1, 1) as journal:
+    with log_to_file(str(tmp_path)) as log_file, Journal(str(tmp_path), log_file, 2, 2, 1, 1, 1) as journal:
         journal.step(2, Losses(0.5, 0.25, 0.25, 1.0, 1.0), 1e-4, 0.1)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2]
 
 
 def test_a_second_trainer_is_refused_by_name(tmp_path):
-    with exclusive(str(tmp_path)), pytest.raises(UserError, match="process {}".format(os.getpid())), exclusive(str(tmp_path), patience=0.0):
+    path = str(tmp_path / ".lock")
+    with exclusive(path, "trainer"), pytest.raises(UserError, match="another trainer .process {}".format(os.getpid())), exclusive(
+        path, "trainer", patience=0.0
+    ):
         pass

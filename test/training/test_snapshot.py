@@ -1,5 +1,7 @@
 """Weights from published snapshots: by name, whole, or refused with a list."""
 
+import shutil
+
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
@@ -67,6 +69,19 @@ def test_discarded_variables_keep_their_initial_values(written):
     found = snapshot.read(path, shapes, discard=["stage2", "global_step"])
     assert found
     assert not any("stage2" in name for name in found)
+
+
+@pytest.mark.parametrize("discard", ["Adam_1", "beta1_power"])
+def test_discarding_one_kind_of_adams_variables_discards_all(written, discard):
+    path, values, shapes = written()
+    assert set(snapshot.read(path, shapes, discard=[discard])) == {name for name in values if weights_only(name)} - {"global_step"}
+
+
+def test_a_run_that_goes_on_does_not_need_its_snapshot(written, small, tmp_path):
+    path, _, _ = written(weights_only)
+    assert train.main(small("train.steps=1", "snapshot.uri={}".format(path))) == 0
+    shutil.rmtree(str(tmp_path / "published"))
+    assert train.main(small("train.steps=2", "snapshot.uri={}".format(path))) == 0
 
 
 def test_missing_variables_and_other_shapes_are_listed(written):

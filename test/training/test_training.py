@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import tensorflow.compat.v1 as tf
 
 from mtc.errors import UserError
 from mtc.training import checkpoints
+from mtc.training.lock import exclusive
 from tasks import train
 
 
@@ -137,6 +139,52 @@ def test_sigterm_saves_exits_3_and_the_same_command_goes_on(small, tmp_path):
     assert_same_variables(tmp_path / "straight", run)
 
 
+def test_a_stop_while_uploads_are_pending_exits_3_and_the_next_try_uploads_them(small, tmp_path):
+    code = "import sys; from mtc.storage import TransientError, local; from tasks import train\n"
+    code += "def put(self, path, key): raise TransientError('down')\nlocal.LocalStorage.put = put\nsys.exit(train.main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code] + small("train.steps=2")
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, universal_newlines=True)
+    assert any("waiting for 1 uploads" in line for line in iter(process.stderr.readline, ""))
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 3
+    assert train.main(small("train.steps=2")) == 0
+    assert (tmp_path / "storage" / "run" / "checkpoints" / "step-00000002" / "MANIFEST.json").exists()
+
+
+def test_a_file_that_cannot_be_read_costs_no_step(small, small_data, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(small_data, str(root), ignore=shutil.ignore_patterns("archives"))
+    last = sorted((root / "synthetic3d" / "train").iterdir())[-1]
+    last.write_bytes(last.read_bytes()[:-100])
+    overrides = ("data.root={}".format(root), "data.mix={synthetic3d: 1}", "train.steps=8", "compat.shuffle=false", "train.snapshot_every=100")
+    assert train.main(small(*overrides)) == 2  # 6 samples, two a step: the third step meets it
+    assert [os.path.basename(d) for d in checkpoints.listed(str(tmp_path / "run"))] == ["step-00000002"]
+    shutil.copy(os.path.join(small_data, "synthetic3d", "train", last.name), str(last))
+    assert train.main(small(*overrides)) == 0
+    assert [line["step"] for line in metrics(tmp_path / "run") if line["kind"] == "train"] == list(range(1, 9))
+
+
+def test_weights_that_are_not_finite_are_not_saved(small, tmp_path):
+    assert train.main(small("train.steps=2", "train.snapshot_every=1", "train.lr=1e39,1e39")) == 1
+    assert "the weights are not finite after step 1" in json.loads((tmp_path / "run" / "steps" / "train.json").read_text())["error"]
+    assert checkpoints.listed(str(tmp_path / "run")) == []
+
+
+def test_a_second_trainer_changes_nothing_while_it_waits(trained, small, tmp_path):
+    run = trained("train.steps=2")
+    before = (run / "config.json").read_bytes(), (run / "steps" / "train.json").read_bytes()
+    with exclusive(str(run / "steps" / ".train.lock"), "trainer"):
+        command = [sys.executable, "-m", "tasks.train"] + small("train.steps=9")
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, universal_newlines=True)
+        assert any("waiting for another" in line for line in iter(process.stderr.readline, ""))
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert process.returncode == 3
+    assert ((run / "config.json").read_bytes(), (run / "steps" / "train.json").read_bytes()) == before
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_samples(small, tmp_path):
     assert train.main(small("train.steps=8", "train.lr=1e30,1e30")) == 1
     record = json.loads((tmp_path / "run" / "steps" / "train.json").read_text())
@@ -156,6 +204,7 @@ def test_2d_labels_alone_with_ignore_train_no_pof_and_say_so(trained, capsys):
     assert lines[0]["dead_terms"] == ["loss_pof"]
     assert [line["loss_pof"] for line in lines if line["kind"] == "train"] == [0.0]
     assert "loss_pof is 0 by construction" in capsys.readouterr().err
+    assert "loss_pof is 0 by construction" in (run / "train.log").read_text()
 
 
 def test_2d_labels_train_pof_directions_without_ignore(trained):
