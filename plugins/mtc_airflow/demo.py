@@ -85,8 +85,8 @@ def headline(run_dir: Path) -> str:
     lines = [
         "",
         f"report            {run_dir / 'report.html'}",
-        f"heat-map loss     {loss['last_mean_2d']:.6f} over the last steps; an empty answer {loss['baseline_2d']:.6f}",
-        f"POF loss          {loss['last_mean_pof']:.6f} over the last steps; an empty answer {loss['baseline_pof']:.6f}",
+        f"heat-map loss     {_loss(loss['last_mean_2d'])} over the last steps; an empty answer {_loss(loss['baseline_2d'])}",
+        f"POF loss          {_loss(loss['last_mean_pof'])} over the last steps; an empty answer {_loss(loss['baseline_pof'])}",
     ]
     for threshold in sorted(pck["trained"] if pck else ()):  # none where the report could not evaluate: its warnings say why
         trained, untrained, mean_pose = (f"{pck[who][threshold]:.3f}" for who in ("trained", "untrained", "mean_pose"))
@@ -94,6 +94,10 @@ def headline(run_dir: Path) -> str:
     lines.append(f"throughput        {report['throughput']['images_per_second']:.1f} images/s")
     lines += [f"warning           {warning}" for warning in report["warnings"]]
     return "\n".join(lines)
+
+
+def _loss(value: float | None) -> str:
+    return "none" if value is None else f"{value:.6f}"
 
 
 class Progress:

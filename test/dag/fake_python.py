@@ -52,7 +52,8 @@ def main():
             end(3, "stopped", error="SIGTERM")
     if step == "report":
         scores = {"0.1": 0.5, "0.2": 0.75}
-        report = {"loss": {"last_mean": 0.001, "baseline_2d": 0.002}, "pck": {"trained": scores, "untrained": scores, "mean_pose": scores}}
+        loss = {"last_mean": 0.001, "last_mean_2d": 0.001, "baseline_2d": 0.002, "last_mean_pof": 0.0, "baseline_pof": None}
+        report = {"loss": loss, "pck": {"trained": scores, "untrained": scores, "mean_pose": scores}}
         report.update(throughput={"images_per_second": 12.5}, warnings=["few samples"])
         with open(os.path.join(run_dir, "report.json"), "w") as f:
             json.dump(report, f)
