@@ -188,7 +188,7 @@ def _link(folder, root, record):
         os.symlink(target, temporary)
         os.replace(temporary, link)
     files.fsync_dir(root)
-    log.info("%s: linked to %s", root, folder)
+    log.info("%s: linked to %s, whose files are taken as they are (only archives have official sizes and SHA-256)", root, folder)
 
 
 def _unpack(path, archive, sha256, location, root, record, done):

@@ -141,6 +141,13 @@ def _http_errors(url):
     except (requests.exceptions.SSLError, requests.exceptions.ProxyError) as error:
         raise UserError("{} cannot be reached: {}".format(url, " ".join(str(error).split()))) from None
     except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError) as error:
-        raise TransientError("{}: {}".format(url, " ".join(str(error).split()))) from error
+        raise TransientError("{}: {}".format(url, _root_cause(error))) from error
     except requests.RequestException as error:
         raise UserError("{}: {}: correct the URL".format(url, " ".join(str(error).split()))) from None
+
+
+def _root_cause(error):
+    """The sentence at the bottom of urllib3's nested errors: "Failed to resolve 'host' ([Errno -2] Name or service not known)"."""
+    reason = getattr(error.args[0], "reason", None) if error.args else None
+    text = " ".join(str(reason or error).split())
+    return re.sub(r"^<?[\w.]*(?:HTTPS?Connection)[^:]*: ", "", text)
