@@ -35,6 +35,9 @@ from mtc.training.journal import Journal, log_to_file
 
 log = logging.getLogger("mtc.training")
 
+UPLOAD_GRACE = 5.0
+"""Seconds that uploads get when a run is stopped; what is not there by then, the next run of the directory uploads."""
+
 
 def train(config, run_dir):
     """Train as a `mtc.sections.Config` says, in `run_dir`, from its newest good checkpoint if there is one.
@@ -129,7 +132,7 @@ def train(config, run_dir):
                 batch = next(batches)
             except UserError:  # a file that cannot be read: the steps until here are not lost by it
                 directory = save() if step > first else directory
-                _finish_uploads(uploader, stopping, patience=30.0)
+                _finish_uploads(uploader, stopping, patience=UPLOAD_GRACE)
                 journal.record("end", step=step, status="failed")
                 raise
             rate = optimizer.learning_rate(step + 1, config.train.lr, config.train.lr_steps, config.compat.lr_boundary == "legacy")
@@ -155,7 +158,7 @@ def train(config, run_dir):
                 "resumed": bool(resumed),
                 "uploaded": store.url("{}/checkpoints/{}".format(prefix, os.path.basename(directory))),
             }
-        _finish_uploads(uploader, [], patience=30.0)
+        _finish_uploads(uploader, [], patience=UPLOAD_GRACE)
         journal.record("end", step=step, status="stopped")
         raise Stopped("{} at step {}; {}".format(stopping[0], step, "saved " + directory if directory else "no step was made"))
 
