@@ -33,8 +33,11 @@ def fsync_dir(path):
 
 
 @contextlib.contextmanager
-def atomic_file(path, mode="wb"):
-    """Open a temporary file beside `path`; on a clean exit it becomes `path`, on an exception nothing is left behind."""
+def atomic_file(path, mode="wb", durable=True):
+    """Open a temporary file beside `path`; on a clean exit it becomes `path`, on an exception nothing is left behind.
+
+    durable=False leaves the flush to the disk to the caller, who writes many files and flushes once.
+    """
     folder = os.path.dirname(os.path.abspath(str(path)))
     os.makedirs(folder, exist_ok=True)
     fd, temporary = tempfile.mkstemp(prefix="." + os.path.basename(str(path)) + ".", suffix=".tmp", dir=folder)
@@ -42,19 +45,21 @@ def atomic_file(path, mode="wb"):
         with os.fdopen(fd, mode, encoding=None if "b" in mode else "utf-8") as f:
             yield f
             f.flush()
-            os.fsync(f.fileno())
+            if durable:
+                os.fsync(f.fileno())
         os.chmod(temporary, _FILE_MODE)
         os.replace(temporary, str(path))
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
-    fsync_dir(folder)
+    if durable:
+        fsync_dir(folder)
 
 
-def write_bytes(path, data):
-    """Replace a file by `data` atomically."""
-    with atomic_file(path) as f:
+def write_bytes(path, data, durable=True):
+    """Replace a file by `data` atomically; for `durable` see `atomic_file`."""
+    with atomic_file(path, durable=durable) as f:
         f.write(data)
 
 

@@ -14,11 +14,10 @@ import time
 from typing import Any, Callable, Dict, List, NamedTuple
 
 from mtc import config as configuration
-from mtc import files
+from mtc import files, lock
 from mtc.errors import Stopped, UserError
 from mtc.sections import Config
 from mtc.storage import TransientError
-from mtc.training import lock
 
 log = logging.getLogger("mtc")
 

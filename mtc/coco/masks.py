@@ -10,7 +10,6 @@ import itertools
 import logging
 import os
 import re
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -18,6 +17,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
+from mtc import files
 from mtc.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ def _write_image(folder, split, image):
             continue
         ok, png = cv2.imencode(".png", mask)
         assert ok, path
-        _replace(path, png.tobytes())
+        files.write_bytes(path, png.tobytes(), durable=False)
         verbs.append("written")
     return verbs
 
@@ -121,17 +121,3 @@ def _holds(path, mask):
         return False
     there = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
     return there is not None and np.array_equal(there, mask)
-
-
-def _replace(path, data):
-    """Write a file under a temporary name and rename it: whole or absent if the process dies (for the power supply see `write`)."""
-    fd, temporary = tempfile.mkstemp(prefix=".mask.", suffix=".tmp", dir=os.path.dirname(path))
-    try:
-        with os.fdopen(fd, "wb") as f:
-            f.write(data)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise

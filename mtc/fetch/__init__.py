@@ -6,14 +6,15 @@ that keeps two fetches out of one folder.
 """
 
 import contextlib
-import fcntl
 import logging
+import math
 import os
 import sys
 import time
 
 from tqdm import tqdm
 
+from mtc import lock
 from mtc.errors import UserError
 
 log = logging.getLogger("mtc.fetch")
@@ -55,17 +56,12 @@ def _lines(label, total, done):
 def locked(folder):
     """Make a folder and keep other fetches out of it; they wait. The lock ends with the process, however it ends."""
     path = os.path.join(folder, ".fetch.lock")
-    try:
-        os.makedirs(folder, exist_ok=True)
-        f = open(path, "a")  # noqa: SIM115 - closed below
-    except OSError as error:
-        raise UserError("{} cannot be written: {}; choose another folder or make it writable".format(folder, error.strerror or error)) from None
-    with f:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("another fetch is at work in %s: waiting for it to end", folder)
-            fcntl.flock(f, fcntl.LOCK_EX)
+            os.makedirs(folder, exist_ok=True)
+            stack.enter_context(lock.exclusive(path, "fetch into {}".format(folder), patience=math.inf))
+        except OSError as error:
+            raise UserError("{} cannot be written: {}; choose another folder or make it writable".format(folder, error.strerror or error)) from None
         yield
 
 

@@ -21,7 +21,7 @@ import tensorflow.compat.v1 as tf
 
 import mtc
 from mtc import config as configuration
-from mtc import devices, files, snapshot, storage
+from mtc import devices, files, lock, snapshot, storage
 from mtc.data import pipeline, readers
 from mtc.errors import Stopped, UserError
 from mtc.fetch import pretrained
@@ -29,7 +29,7 @@ from mtc.losses import Losses
 from mtc.nets import cpm
 from mtc.skeleton import SKELETONS
 from mtc.storage import uploader as uploads
-from mtc.training import checkpoints, lock, optimizer
+from mtc.training import checkpoints, optimizer
 from mtc.training import graph as graphs
 from mtc.training.journal import Journal, log_to_file
 

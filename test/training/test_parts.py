@@ -6,10 +6,10 @@ import os
 import pytest
 
 from mtc.errors import UserError
+from mtc.lock import exclusive
 from mtc.losses import Losses
 from mtc.training import checkpoints
 from mtc.training.journal import Journal, log_to_file
-from mtc.training.lock import exclusive
 from mtc.training.optimizer import learning_rate
 
 

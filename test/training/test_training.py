@@ -14,8 +14,8 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 from mtc.errors import UserError
+from mtc.lock import exclusive
 from mtc.training import checkpoints
-from mtc.training.lock import exclusive
 from tasks import train
 
 

@@ -9,14 +9,14 @@ import time
 
 from mtc.errors import UserError
 
-log = logging.getLogger("mtc.training")
+log = logging.getLogger("mtc.lock")
 
 
 @contextlib.contextmanager
 def exclusive(path, what, patience=600.0):
     """Hold the lock file `path`. `what` holds it otherwise, and may still be saving after a signal: wait for it, at most `patience` seconds.
 
-    Errors: UserError with the other's process id.
+    Errors: UserError with the other's process id; OSError where the file cannot be opened.
     """
     with open(path, "a+", encoding="ascii") as f:
         waiting = 0.0
