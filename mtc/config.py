@@ -92,8 +92,9 @@ def identity(config):
     """Return the part of a config that makes a run what it is: a run directory and its checkpoints keep to it."""
     values = to_dict(config)
     train = {key: values["train"][key] for key in ("start_step", "batch_size", "seed", "pof_weight")}
-    data = {key: value for key, value in values["data"].items() if key not in ("root", "workers", "prefetch")}
-    return {"model": values["model"], "targets": values["targets"], "compat": values["compat"], "train": train, "data": data}
+    data = {key: value for key, value in values["data"].items() if key not in ("root", "workers", "prefetch", "cache_mb")}
+    sections = {key: values[key] for key in ("model", "targets", "augment", "compat")}
+    return dict(sections, train=train, data=data)
 
 
 def difference(old, new):
@@ -125,6 +126,10 @@ def check(config):
         raise UserError("train.steps={}: must be above train.start_step={}".format(config.train.steps, config.train.start_step))
     if -1 < config.compat.background_weight < 0:
         raise UserError("compat.background_weight={}: must be -1 (the default of the skeleton) or 0 and more".format(config.compat.background_weight))
+    if config.augment.flip and config.model.kind == "hand":
+        raise UserError("augment.flip={}: a hand network is trained on left hands, right ones mirrored; set it to 0".format(config.augment.flip))
+    if config.augment.rotate and config.compat.crop == "legacy":
+        raise UserError("augment.rotate={}: the reference's crop does not turn; set it to 0, or compat.crop=exact".format(config.augment.rotate))
     known = {"body": ("coco", "synthetic3d"), "hand": ("synthetic_hand",)}[config.model.kind]
     for source, ratio in config.data.mix.items():
         if source not in known:

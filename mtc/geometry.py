@@ -51,16 +51,33 @@ def center_and_fit(points, valid, centre_joints):
     return center, float(np.maximum(high - center, center - low).max())
 
 
-def keep_inside(center, scale, points, size):
+def rotation(degrees):
+    """Return the (2, 2) float64 matrix that turns columns (x right, y down) counter-clockwise as seen."""
+    angle = math.radians(degrees)
+    return np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+
+
+def keep_inside(center, scale, points, size, turn=0.0):
     """Return the crop centre (2,) nearest to `center` with all points (n, 2) at 1 … size - 2, where a joint gets its heat-map.
 
-    Where the crop is too small for that, their middle. center, points: pixels of the image.
+    Where the crop is too small for that, their middle. center, points: pixels of the image; turn: degrees that the crop's content is turned by.
     """
     if not len(points):
         return center
+    matrix = rotation(turn)
+    center, points = matrix @ center, points @ matrix.T
     least = points.max(axis=0) - (size / 2.0 - 2) / scale
     most = points.min(axis=0) + (size / 2.0 - 1) / scale
-    return np.where(least <= most, np.clip(center, least, most), (least + most) / 2)
+    return np.where(least <= most, np.clip(center, least, most), (least + most) / 2) @ matrix
+
+
+def scale_to_turn(scale, points, size, turn):
+    """Return the largest scale up to `scale` at which points (n, 2) that fit into the crop also fit turned; `scale` where they do not fit at all."""
+    room = size - 3.001  # 1 … size - 2, less what rounding takes
+    if not turn or not len(points) or not (np.ptp(points, axis=0) * scale <= room).all():
+        return scale
+    extent = np.ptp(points @ rotation(turn).T, axis=0).max()
+    return scale if extent * scale <= room else room / extent
 
 
 def legacy_clamp_2d(offset, center, side, points):

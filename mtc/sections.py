@@ -37,6 +37,34 @@ class Data:
     """Threads that decode and crop, and that make masks. 0: one a core. Any number gives the same result."""
     prefetch: int = bounded(4, 1, 1024)
     """Batches that are made ready ahead of the step."""
+    cache_mb: int = bounded(0, 0, 1048576)
+    """Memory for decoded images and masks, in MB; what is decoded when it is full is not kept. 0: nothing is. The result is the same."""
+
+
+@dataclass
+class Augment:
+    """How training samples are varied, beside `data.crop_scale_sigma` and `data.crop_offset_sigma`. Labels move with the image. 0: off."""
+
+    rotate: float = bounded(0.0, 0, 180)
+    """Largest turn of the crop in degrees, either way."""
+    flip: float = bounded(0.0, 0, 1)
+    """Share of samples that are mirrored, left and right joints changing places; for model.kind=body."""
+    brightness: float = bounded(0.0, 0, 1)
+    """Colours are multiplied by 1 plus or minus up to this."""
+    contrast: float = bounded(0.0, 0, 1)
+    """Distances of colours from mid grey are multiplied by 1 plus or minus up to this."""
+    saturation: float = bounded(0.0, 0, 1)
+    """Distances of colours from their own grey are multiplied by 1 plus or minus up to this."""
+    hue: float = bounded(0.0, 0, 0.5)
+    """Largest turn of the hue, either way; 0.5 is half the colour circle."""
+    blur: float = bounded(0.0, 0, 1)
+    """Share of samples that are blurred."""
+    blur_sigma: float = bounded(3.0, 0.1, 100)
+    """Largest standard deviation of the blur in pixels of the crop."""
+    occlude: float = bounded(0.0, 0, 1)
+    """Share of samples that a rectangle hides a part of; hidden joints keep their labels."""
+    occlude_size: float = bounded(0.4, 0.01, 1)
+    """Largest side of the rectangle over the crop's."""
 
 
 @dataclass
@@ -121,6 +149,12 @@ class Train:
     device: str = choice("auto", "auto", "cpu", "gpu", "npu")
     threads: int = bounded(0, 0, 1024)
     """TensorFlow's threads on the CPU. 0: one a core."""
+    micro_batch: int = bounded(0, 0, 65536)
+    """Samples that go through the network at once; their gradients add up to those of the whole batch, with the memory of so many. 0: all."""
+    recompute: str = choice("none", "none", "stages")
+    """stages: keep only what enters each block and branch of the network and compute the rest again for the gradient: less memory, more time."""
+    compile: str = choice("none", "none", "xla")
+    """xla: let TensorFlow's compiler fuse operations (CPU, GPU). Measure it: docs/performance.md."""
 
 
 @dataclass
@@ -175,6 +209,8 @@ class Compat:
     """Weight of the background heat-map in the loss. -1: 0 for the body, 1 for the hand."""
     ignore_paf_2d: bool = False
     """True: 2D-only samples give no POF loss at all."""
+    loss: str = choice("low_resolution", "low_resolution", "full_resolution")
+    """full_resolution: enlarge all maps and compare them in full, as the reference does; the same numbers, much slower."""
 
 
 @dataclass
@@ -183,6 +219,7 @@ class Config:
 
     name: str = "custom"
     data: Data = field(default_factory=Data)
+    augment: Augment = field(default_factory=Augment)
     synthetic: Synthetic = field(default_factory=Synthetic)
     model: Model = field(default_factory=Model)
     targets: Targets = field(default_factory=Targets)

@@ -18,10 +18,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from mtc import losses, targets, upsample
+from mtc import targets, upsample
 from mtc.data import crop
 from mtc.data.sample import Camera, Sample
 from mtc.geometry import project
+from mtc.losses import full_resolution, low_resolution, terms
 from mtc.nets import cpm
 from mtc.sections import Config
 from mtc.skeleton import BODY, HAND
@@ -64,35 +65,35 @@ def check_loss(path):
     of_kind = [t for t in of_kind if len(t["uv"]) == len(skeleton.joints)]
     three_d, two_d = [t for t in of_kind if "xyz" in t.files], [t for t in of_kind if "xyz" not in t.files]
     batch = [(three_d if flag else two_d).pop(0) for flag in z["pof_is_3d"]]
+    uv = np.stack([t["uv"] for t in batch])
+    xyz = np.stack([t["xyz"] if "xyz" in t.files else np.pad(t["uv"], ((0, 0), (0, 1)), "constant") for t in batch])
     with tf.Graph().as_default(), _session() as session:
         heats, pofs = [tf.constant(x) for x in z["pred_heat"]], [tf.constant(x) for x in z["pred_pof"]]
-        valid = tf.constant(z["valid"])
-        arguments = (
-            cpm.Maps(heat=heats, pof=pofs),
-            tf.constant(np.stack([t["heat"] for t in batch])),
-            tf.constant(np.stack([t["pof"] for t in batch])),
-            tf.constant(z["mask"]),
-            losses.joint_weights(valid, skeleton.background_weight),
-            targets.limb_validity(valid, skeleton.limbs),
-            tf.constant(z["pof_is_3d"]),
-        )
-        options = {"ignore_2d": ignore_2d, "pof_weight": 1.0, "heat_upsampling": skeleton.heat_upsampling}
-        exact = losses.losses(*arguments, **options)
-        with mock.patch.object(losses, "sum_pixels", _sum_as_the_reference):
-            result = losses.losses(*arguments, **options)
-        gradients = tf.gradients(exact.total, heats + pofs)
-        zeros = [tf.zeros_like(x) for x in heats + pofs]
-        gradients = [zero if g is None else g for g, zero in zip(gradients, zeros)]
-        total, heat, pof, accurate, gradients = session.run([result.total, result.heat, result.pof, exact.total, gradients])
+        maps = cpm.Maps(heat=heats, pof=pofs)
+        labels = terms.Labels(*(tf.constant(x) for x in (uv, xyz, z["valid"], z["pof_is_3d"], z["mask"])))
+        of = terms.Terms(skeleton, SIGMA, LIMB_WIDTH, skeleton.background_weight, pof_weight=1.0, ignore_2d=ignore_2d)
+        targets_of_reference = [tf.constant(np.stack([t[key] for t in batch])) for key in ("heat", "pof")]
+        with mock.patch.object(terms, "sum_pixels", _sum_as_the_reference):
+            result = full_resolution.compare(maps, *targets_of_reference, labels, of)
+        forms = {"in full": full_resolution.compare(maps, *targets_of_reference, labels, of), "fast": low_resolution.losses(maps, labels, of)}
+        gradients = {name: tf.gradients(form.total, heats + pofs) for name, form in forms.items()}
+        for found in gradients.values():
+            found[:] = [tf.zeros_like(x) if g is None else g for g, x in zip(found, heats + pofs)]
+        result, forms, gradients = session.run([result, forms, gradients])
     n = len(heats)
-    return [
-        _relative("loss", total, z["loss"], 1e-5),
-        _relative("loss, exact sum", accurate, z["loss"], 1e-4),
-        _relative("loss_2d", heat, z["loss_2d"], 1e-5),
-        _relative("loss_pof", pof, z["loss_pof"], 1e-5),
-        _relative("grad_heat", np.stack(gradients[:n]), z["grad_heat"], 1e-4),
-        _relative("grad_pof", np.stack(gradients[n:]), z["grad_pof"], 1e-4),
+    checks = [
+        _relative("loss", result.total, z["loss"], 1e-5),
+        _relative("loss_2d", result.heat, z["loss_2d"], 1e-5),
+        _relative("loss_pof", result.pof, z["loss_pof"], 1e-5),
     ]
+    for name, form in forms.items():
+        checks += [
+            _relative("loss {}, exact sum".format(name), form.total, z["loss"], 1e-4),
+            _relative("loss {} against in full".format(name), form.total, forms["in full"].total, 1e-5),
+            _relative("grad_heat " + name, np.stack(gradients[name][:n]), z["grad_heat"], 1e-4),
+            _relative("grad_pof " + name, np.stack(gradients[name][n:]), z["grad_pof"], 1e-4),
+        ]
+    return checks
 
 
 def check_net(path):
@@ -100,7 +101,7 @@ def check_net(path):
     z = np.load(path)
     skeleton = _skeleton(joints=z["heat"].shape[-1] - 1)
     with tf.Graph().as_default(), _session() as session:
-        maps, layers = cpm.build(tf.constant(z["image"]), skeleton, stages=len(z["heat"]))
+        maps, _ = cpm.build(tf.constant(z["image"]), skeleton, stages=len(z["heat"]))
         for variable in tf.trainable_variables():
             variable.load(_named_weights(variable.op.name, variable.shape.as_list()), session)
         heat, pof = session.run([maps.heat, maps.pof])
@@ -128,7 +129,7 @@ def check_coco_crops(path):
     errors = {"center": 0.0, "scale": 0.0, "local": 0.0}
     for body, valid, center, scale, local in zip(z["body"], z["valid"], z["center"], z["scale"], z["local"]):
         sample = Sample(name="", image="", mask=None, uv=body, valid=valid, others=np.zeros((0, 4), np.int32), box=np.zeros(4, np.float32))
-        found = crop.crop_2d(sample, size=368, config=Config(), skeleton=BODY, rng=None)
+        found = crop.crop_2d(sample, size=368, config=Config(), skeleton=BODY)
         errors["center"] = max(errors["center"], np.abs(found.center - center).max())
         errors["scale"] = max(errors["scale"], abs(found.scale - scale) / scale)
         errors["local"] = max(errors["local"], np.abs((body - found.center) * found.scale + 184 - local)[valid].max())
@@ -150,7 +151,7 @@ def check_crop3d(path):
         xyz=z["xyz"],
         camera=camera,
     )
-    found = crop.crop_3d(sample, size=368, config=Config(), skeleton=BODY, rng=None)
+    found = crop.crop_3d(sample, size=368, config=Config(), skeleton=BODY)
     return [
         ("center2d px", np.abs(found.center - z["center2d"]).max(), 1e-3),
         ("scale2d", abs(found.scale - z["scale2d"]) / z["scale2d"], 1e-5),

@@ -26,6 +26,8 @@ KINDS = ("miss", "all")
 FOLDER = "mask2017"
 
 _NAME = re.compile(r"(train|val)2017_mask_(miss|all)_([0-9]{12})\.png$")
+_PNG = [cv2.IMWRITE_PNG_BILEVEL, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_DEFAULT]
+"""One bit a pixel, as the reference's masks: read as 0 and 255 like eight, in a third of the time."""
 _AT_ONCE = 512
 """Images handed to the threads at a time: a signal waits for no more than these."""
 
@@ -103,7 +105,7 @@ def _write_image(folder, split, image):
         if _holds(path, mask):
             verbs.append("kept")
             continue
-        ok, png = cv2.imencode(".png", mask)
+        ok, png = cv2.imencode(".png", mask, _PNG)
         assert ok, path
         files.write_bytes(path, png.tobytes(), durable=False)
         verbs.append("written")

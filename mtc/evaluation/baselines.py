@@ -24,7 +24,7 @@ def mean_pose(samples, *, config, skeleton):
     """Return (J, 2) float32, pixels of a crop: the mean of each joint over the samples' crops without jitter. A joint valid in none: the middle."""
     total, count = np.zeros((len(skeleton.joints), 2)), np.zeros(len(skeleton.joints))
     for sample in evenly(samples, MOST):
-        uv = _joints_in_crop(sample, config, skeleton)
+        uv = crop.label_sample(sample, size=config.model.crop, config=config, skeleton=skeleton)[1].uv
         total[sample.valid] += uv[sample.valid]
         count[sample.valid] += 1
     middle = config.model.crop / 2.0
@@ -40,13 +40,3 @@ def mean_directions(samples, *, skeleton):
             directions, known = metrics.limb_directions(xyz[None], sample.valid[None], skeleton.limbs)
             total += directions[0] * known[0][:, None]
     return total / max(len(samples), 1)
-
-
-def _joints_in_crop(sample, config, skeleton):
-    """Return (J, 2) float64, what `crop.crop_sample` answers as uv, without decoding the image."""
-    find = crop.crop_2d if sample.xyz is None else crop.crop_3d
-    size = config.model.crop
-    uv = find(sample, size=size, config=config, skeleton=skeleton, rng=None).local(sample.uv, size)
-    if sample.mirror:
-        uv[:, 0] = size - 1 - uv[:, 0]
-    return uv

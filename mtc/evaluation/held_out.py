@@ -49,7 +49,7 @@ class Picture(NamedTuple):
 
     name: str
     image: np.ndarray
-    """(S, S, 3) float32, RGB / 255 - 0.5."""
+    """(S, S, 3) uint8 RGB."""
     truth: np.ndarray
     predicted: np.ndarray
     valid: np.ndarray
@@ -92,7 +92,7 @@ def evaluate(config, bundle: Optional[str]):
 
 def read_truth(samples, config, skeleton):
     """Return the `Truth` of samples' crops."""
-    examples = [_crop(sample, config, skeleton)._replace(image=None, mask=None) for sample in samples]
+    examples = [crop.label_sample(sample, size=config.model.crop, config=config, skeleton=skeleton)[1] for sample in samples]
     stacked = [np.stack([np.asarray(getattr(e, key)) for e in examples]) for key in ("uv", "xyz", "valid", "is_3d", "yardstick")]
     return Truth([e.name for e in examples], *stacked)
 

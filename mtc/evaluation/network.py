@@ -15,8 +15,8 @@ class Predictor:
         size = config.model.crop
         self._graph = tf.Graph()
         with self._graph.as_default():
-            self._image = tf.placeholder(tf.float32, [None, size, size, 3])
-            maps, layers = cpm.build(self._image, SKELETONS[config.model.kind], config.model.stages, config.model.width)
+            self._image = tf.placeholder(tf.uint8, [None, size, size, 3])
+            maps, layers = cpm.build(cpm.normalise(self._image), SKELETONS[config.model.kind], config.model.stages, config.model.width)
             self._answer = [maps.heat[-1], maps.pof[-1]]
             variables = {v.op.name: v for v in tf.trainable_variables()}
             saver = tf.train.Saver(variables)
@@ -37,5 +37,5 @@ class Predictor:
         self._session.close()
 
     def maps(self, images):
-        """Return (heat (B, S/8, S/8, J + 1), pof (B, S/8, S/8, 3 L)), float32, of (B, S, S, 3) float32 images."""
+        """Return (heat (B, S/8, S/8, J + 1), pof (B, S/8, S/8, 3 L)), float32, of (B, S, S, 3) uint8 RGB crops."""
         return self._session.run(self._answer, {self._image: images})

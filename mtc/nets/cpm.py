@@ -11,8 +11,12 @@ from typing import List, NamedTuple
 import numpy as np
 import tensorflow.compat.v1 as tf
 
+from mtc.nets import convolution, recomputation
+
 SCOPE = "CPM"
 _BIAS = 0.0001
+_BRANCHES = ("L1", "L2")
+"""POF, heat-maps."""
 
 
 class Layer(NamedTuple):
@@ -33,72 +37,110 @@ class Maps(NamedTuple):
     """(B, S/8, S/8, 3 L) float32, limb k in channels 3k (x), 3k + 1 (y), 3k + 2 (z)."""
 
 
-class _Builder:
-    """Makes each convolution and keeps the list of layers in creation order."""
-
-    def __init__(self):
-        self.layers = []
-
-    def conv(self, x, name, kernel, outputs, relu=True):
-        inputs = int(x.shape[-1])
-        self.layers.append(Layer(name, kernel, inputs, outputs))
-        with tf.variable_scope(name):
-            limit = (6.0 / (kernel * kernel * (inputs + outputs))) ** 0.5
-            weights = tf.get_variable("weights", [kernel, kernel, inputs, outputs], tf.float32, tf.random_uniform_initializer(-limit, limit))
-            biases = tf.get_variable("biases", [outputs], tf.float32, tf.constant_initializer(_BIAS))
-        x = tf.nn.bias_add(tf.nn.conv2d(x, weights, [1, 1, 1, 1], "SAME"), biases, name=name)
-        return tf.nn.relu(x) if relu else x
+_FRONT = (
+    ("conv1_1", "conv1_2"),
+    ("conv2_1", "conv2_2"),
+    ("conv3_1", "conv3_2", "conv3_3", "conv3_4"),
+    ("conv4_1", "conv4_2", "conv4_3_CPM", "conv4_4_CPM"),
+)
+"""Blocks of the front end; a pooling layer follows each but the last."""
 
 
-def cpm(image, skeleton, stages=6, width=1.0):
-    """Build the network on `image`, (B, S, S, 3) float32 in [-0.5, 0.5] with S divisible by 8.
+def normalise(image):
+    """Return the network's input, float32 in [-0.5, 0.5], of uint8 RGB."""
+    return tf.cast(image, tf.float32) / 255.0 - 0.5
 
-    stages counts the first one; width multiplies every hidden layer's channels. Returns `Maps` with `stages` entries each.
+
+def build(image, skeleton, stages=6, width=1.0, **options):
+    """Build the network with new variables on `image`, (B, S, S, 3) float32 in [-0.5, 0.5] with S divisible by 8.
+
+    stages counts the first one; width multiplies every hidden layer's channels; options are those of `forward`. Returns (`Maps` with `stages` entries
+    each, list of `Layer`s in creation order).
     """
-    maps, _ = build(image, skeleton, stages, width)
-    return maps
+    layers = plan(skeleton, stages, width)
+    return forward(image, create(layers), stages, **options), layers
 
 
-def build(image, skeleton, stages=6, width=1.0):
-    """As `cpm`, and the list of `Layer`s in creation order."""
-    net = _Builder()
+def plan(skeleton, stages=6, width=1.0):
+    """Return the list of `Layer`s in creation order."""
+    layers = []
+
+    def chain(inputs, names, kernel, channels):
+        for name in names:
+            layers.append(Layer(name, kernel, inputs, channels))
+            inputs = channels
+        return inputs
 
     def hidden(channels):
         return max(1, int(round(channels * width)))
 
-    def chain(x, names, kernel, channels):
-        for name in names:
-            x = net.conv(x, name, kernel, hidden(channels))
-        return x
+    x = 3
+    for block, channels in zip(_FRONT, (64, 128, 256, 512)):
+        x = chain(x, [name for name in block if not name.endswith("_CPM")], 3, hidden(channels))
+    x = chain(x, ["conv4_3_CPM"], 3, hidden(256))
+    features = chain(x, ["conv4_4_CPM"], 3, hidden(128))
+    answers = {"L1": skeleton.pof_channels, "L2": skeleton.heat_channels}
+    for branch in _BRANCHES:
+        names = _first_stage(branch)
+        x = chain(features, names[:3], 3, hidden(128))
+        x = chain(x, names[3:4], 1, hidden(512))
+        chain(x, names[4:], 1, answers[branch])
+    seen = sum(answers.values()) + features
+    for stage in range(2, stages + 1):
+        for i, name in enumerate(_stage(stage, "L1")[:-1]):
+            for branch in _BRANCHES:
+                chain(seen if i == 0 else hidden(128), [name.replace("L1", branch)], 7 if i < 5 else 1, hidden(128))
+        for branch in _BRANCHES:
+            chain(hidden(128), _stage(stage, branch)[-1:], 1, answers[branch])
+    return layers
 
+
+def create(layers):
+    """Create the variables of layers. Returns {layer's name: (weights, biases)}."""
+    made = {}
     with tf.variable_scope(SCOPE):
-        # -- front end: VGG-19 to conv4_2, then two layers of its own
-        x = image
-        for block, layers, channels in ((1, 2, 64), (2, 2, 128), (3, 4, 256)):
-            x = chain(x, ["conv{}_{}".format(block, i + 1) for i in range(layers)], 3, channels)
-            x = tf.nn.max_pool(x, [1, 2, 2, 1], [1, 2, 2, 1], "VALID", name="pool{}".format(block))
-        x = chain(x, ["conv4_1", "conv4_2"], 3, 512)
-        x = net.conv(x, "conv4_3_CPM", 3, hidden(256))
-        features = net.conv(x, "conv4_4_CPM", 3, hidden(128))
+        for layer in layers:
+            with tf.variable_scope(layer.name):
+                limit = _glorot(layer)
+                shape = [layer.kernel, layer.kernel, layer.inputs, layer.outputs]
+                weights = tf.get_variable("weights", shape, tf.float32, tf.random_uniform_initializer(-limit, limit))
+                biases = tf.get_variable("biases", [layer.outputs], tf.float32, tf.constant_initializer(_BIAS))
+            made[layer.name] = weights, biases
+    return made
 
-        # -- stage 1: both branches read the features
-        outputs = {"L1": skeleton.pof_channels, "L2": skeleton.heat_channels}
-        answers = {"L1": [], "L2": []}
-        for branch in ("L1", "L2"):
-            x = chain(features, ["conv5_{}_CPM_{}".format(i, branch) for i in (1, 2, 3)], 3, 128)
-            x = net.conv(x, "conv5_4_CPM_" + branch, 1, hidden(512))
-            answers[branch].append(net.conv(x, "conv5_5_CPM_" + branch, 1, outputs[branch], relu=False))
 
-        # -- refinement stages: both branches read the stage before
-        for stage in range(2, stages + 1):
-            seen = tf.concat([answers["L1"][-1], answers["L2"][-1], features], 3, name="concat_stage{}".format(stage))
-            x = {"L1": seen, "L2": seen}
-            for layer, kernel in ((1, 7), (2, 7), (3, 7), (4, 7), (5, 7), (6, 1)):
-                for branch in ("L1", "L2"):
-                    x[branch] = net.conv(x[branch], "Mconv{}_stage{}_{}".format(layer, stage, branch), kernel, hidden(128))
-            for branch in ("L1", "L2"):
-                answers[branch].append(net.conv(x[branch], "Mconv7_stage{}_{}".format(stage, branch), 1, outputs[branch], relu=False))
-    return Maps(heat=answers["L2"], pof=answers["L1"]), net.layers
+def forward(image, weights, stages, convolve=convolution.convolve, recompute=False):
+    """Return the `Maps` of an image, (B, S, S, 3) float32 in [-0.5, 0.5].
+
+    weights: {layer's name: (weights, biases)}; convolve: one of `mtc.nets.convolution`. recompute: keep only what goes into each block of the front end
+    and each branch of a stage, and compute the rest again for the gradient: a third more work, much less memory. The large maps of the first blocks are
+    then there for one sample at a time.
+    """
+
+    def run(names, inputs, pool="", linear_end=False, samples_at_once=0):
+        """A chain of layers on the concatenated inputs."""
+
+        def chain(values, of_layer):
+            x = tf.concat(values, 3) if len(values) > 1 else values[0]
+            for name, (kernel, biases) in zip(names, of_layer):
+                x = tf.nn.bias_add(convolve(x, kernel), biases, name=name)
+                x = x if linear_end and name == names[-1] else tf.nn.relu(x)
+            return tf.nn.max_pool(x, [1, 2, 2, 1], [1, 2, 2, 1], "VALID", name=pool) if pool else x
+
+        of_layer = [weights[name] for name in names]
+        return recomputation.recomputed(chain, inputs, of_layer, samples_at_once) if recompute else chain(inputs, of_layer)
+
+    x = image
+    for block, names in enumerate(_FRONT):
+        last = block + 1 == len(_FRONT)
+        x = run(names, [x], pool="" if last else "pool{}".format(block + 1), samples_at_once=0 if last else 1)
+    features = x
+    pof, heat = ([run(_first_stage(branch), [features], linear_end=True)] for branch in _BRANCHES)
+    for stage in range(2, stages + 1):
+        answers = [run(_stage(stage, branch), [pof[-1], heat[-1], features], linear_end=True) for branch in _BRANCHES]
+        pof.append(answers[0])
+        heat.append(answers[1])
+    return Maps(heat=heat, pof=pof)
 
 
 def variables(layers):
@@ -113,22 +155,41 @@ def variables(layers):
 def initial_values(layers, seed):
     """Return {name: float32 array}: Glorot-uniform kernels and 0.0001 biases, equal on every TensorFlow version for a seed."""
     values = {}
-    for name, shape in variables(layers):
-        if name.endswith("/biases"):
-            values[name] = np.full(shape, _BIAS, np.float32)
-            continue
-        kernel, _, inputs, outputs = shape
-        limit = (6.0 / (kernel * kernel * (inputs + outputs))) ** 0.5
+    for layer, ((name, shape), (bias_name, bias_shape)) in zip(layers, zip(*[iter(variables(layers))] * 2)):
         rng = np.random.RandomState([seed & 0xFFFFFFFF, zlib.crc32(name.encode("utf-8")) & 0xFFFFFFFF])
-        values[name] = rng.uniform(-limit, limit, shape).astype(np.float32)
+        values[name] = rng.uniform(-_glorot(layer), _glorot(layer), shape).astype(np.float32)
+        values[bias_name] = np.full(bias_shape, _BIAS, np.float32)
     return values
 
 
 def forward_flop(layers, crop):
     """Return the floating-point operations (two a multiply-add) of one image's forward pass through the convolutions."""
-    sides = {"conv1": crop, "conv2": crop // 2, "conv3": crop // 4}
-    total = 0
-    for layer in layers:
-        side = sides.get(layer.name.partition("_")[0], crop // 8)
-        total += 2 * side * side * layer.kernel * layer.kernel * layer.inputs * layer.outputs
-    return total
+    return sum(_flop(layer, crop) for layer in layers)
+
+
+def training_flop(layers, crop, pof_is_dead=False):
+    """Return those of one image's forward and backward pass: three times the forward pass, but for the gradient by the image, which nobody needs.
+
+    pof_is_dead: nothing asks for the POF of the last stage, so its layers are not computed.
+    """
+    stages = 1 + sum(layer.name.startswith("Mconv7") for layer in layers) // len(_BRANCHES)
+    unused = (_stage(stages, "L1") if stages > 1 else _first_stage("L1")) if pof_is_dead else []
+    live = [layer for layer in layers if layer.name not in unused]
+    return 3 * forward_flop(live, crop) - _flop(layers[0], crop)
+
+
+def _first_stage(branch):
+    return ["conv5_{}_CPM_{}".format(i, branch) for i in (1, 2, 3, 4, 5)]
+
+
+def _stage(stage, branch):
+    return ["Mconv{}_stage{}_{}".format(i, stage, branch) for i in (1, 2, 3, 4, 5, 6, 7)]
+
+
+def _glorot(layer):
+    return (6.0 / (layer.kernel * layer.kernel * (layer.inputs + layer.outputs))) ** 0.5
+
+
+def _flop(layer, crop):
+    side = {"conv1": crop, "conv2": crop // 2, "conv3": crop // 4}.get(layer.name.partition("_")[0], crop // 8)
+    return 2 * side * side * layer.kernel * layer.kernel * layer.inputs * layer.outputs

@@ -13,8 +13,7 @@ LEFT, RIGHT, MIDDLE = (255, 159, 67), (72, 190, 255), (120, 224, 143)
 
 def side_by_side(picture, skeleton):
     """Return JPEG bytes: labels on the left, the network's answer for the same joints on the right. picture: `mtc.evaluation.held_out.Picture`."""
-    image = np.clip((picture.image + 0.5) * 255, 0, 255).astype(np.uint8)
-    halves = [draw(image, joints, picture.valid, skeleton) for joints in (picture.truth, picture.predicted)]
+    halves = [draw(picture.image, joints, picture.valid, skeleton) for joints in (picture.truth, picture.predicted)]
     gap = np.full((SIDE, 6, 3), 40, np.uint8)
     both = np.concatenate([halves[0], gap, halves[1]], axis=1)
     encoded, data = cv2.imencode(".jpg", both[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])

@@ -20,6 +20,8 @@ log = logging.getLogger("mtc.training")
 
 VERSION = 1
 _PROGRESS_SECONDS = 5.0
+_SHOWN_WAITING = 0.05
+"""Share of the time from which on waiting for data is worth a word."""
 
 
 @contextlib.contextmanager
@@ -39,13 +41,13 @@ def log_to_file(run_dir):
 class Journal:
     """Writes a run's records; `record` may be called from any thread. Use as a context manager."""
 
-    def __init__(self, run_dir, log_file, first_step, last_step, log_every, batch_size, flop_per_image):
-        """log_file: what `log_to_file` yields."""
+    def __init__(self, run_dir, log_file, first_step, last_step, log_every, batch_size, flop_per_image, peak):
+        """log_file: what `log_to_file` yields; flop_per_image: of a training step; peak: FLOP/s of the device, or None."""
         metrics = os.path.join(run_dir, "metrics.jsonl")
         _cut_off_torn_line(metrics)
         self._metrics = open(metrics, "ab", buffering=0)  # noqa: SIM115 - closed in __exit__; unbuffered: each line reaches the kernel at once
         self._lock = threading.Lock()
-        self._log_every, self._batch_size, self._flop = log_every, batch_size, flop_per_image
+        self._log_every, self._batch_size, self._flop, self._peak = log_every, batch_size, flop_per_image, peak
         self._log_file = log_file
         with tf.Graph().as_default():  # a FileWriter is made outside eager mode only
             self._events = tf.summary.FileWriter(os.path.join(run_dir, "events"))
@@ -53,6 +55,7 @@ class Journal:
         self._bar = tqdm(total=last_step, initial=first_step - 1, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True)
         self._printed = self._reported = time.time()
         self._window = 0
+        self._waited = 0.0
 
     def __enter__(self):
         return self
@@ -70,23 +73,26 @@ class Journal:
             if not self._metrics.closed:
                 self._metrics.write((line + "\n").encode("utf-8"))
 
-    def step(self, step, losses, rate, seconds):
-        """Take one step's figures: `losses` are the five floats of `mtc.losses.Losses`, `seconds` the step's duration."""
+    def step(self, made):
+        """Take one step's figures: a `mtc.training.steps.Done`."""
+        losses = made.losses
         self.record(
             "train",
-            step=step,
+            step=made.number,
             loss=losses.total,
             loss_2d=losses.heat,
             loss_pof=losses.pof,
             baseline_2d=losses.baseline_heat,
             baseline_pof=losses.baseline_pof,
-            lr=rate,
-            seconds=round(seconds, 6),
+            lr=made.rate,
+            seconds=round(made.seconds, 6),
+            waited=round(made.waited, 6),
         )
         self._bar.update()
         self._window += 1
-        if step % self._log_every == 0 or step == self._last_step:
-            self._print(step, losses, rate)
+        self._waited += made.waited
+        if made.number % self._log_every == 0 or made.number == self._last_step:
+            self._print(made.number, losses, made.rate)
 
     def _print(self, step, losses, rate):
         now = time.time()
@@ -103,13 +109,18 @@ class Journal:
         if now - self._reported >= _PROGRESS_SECONDS or step == self._last_step:
             images = self._window * self._batch_size / max(now - self._reported, 1e-9)
             left = (self._last_step - step) * (now - self._reported) / self._window
-            text = "{:.1f} images/s, {:.1f} GFLOP/s, ETA {}".format(images, images * self._flop / 1e9, _clock(left))
+            mfu = ", MFU {:.0f} %".format(100 * images * self._flop / self._peak) if self._peak else ""
+            waiting = self._waited / max(now - self._reported, 1e-9)
+            slow = ", {:.0f} % of it waiting for data".format(100 * waiting) if waiting > _SHOWN_WAITING else ""
+            text = "{:.{}f} images/s, {:.1f} GFLOP/s{}, ETA {}{}".format(
+                images, 1 if images >= 1 else 3, images * self._flop / 1e9, mfu, _clock(left), slow
+            )
             if self._bar.disable:
                 log.info("step %d of %d, loss %.3e, %s", step, self._last_step, losses.total, text)
             else:
                 self._bar.set_postfix_str("loss {:.3e}, {}".format(losses.total, text))
             self._events.add_summary(tf.Summary(value=[tf.Summary.Value(tag="images_per_second", simple_value=images)]), step)
-            self._reported, self._window = now, 0
+            self._reported, self._window, self._waited = now, 0, 0.0
             self._events.flush()
 
 

@@ -2,7 +2,7 @@
 
 Crash safety: a checkpoint is a directory that is whole or absent (`mtc.training.checkpoints`); sample n of the run follows from (seed, n)
 alone (`mtc.data.pipeline`), and step s uses samples (s - start - 1) * batch to (s - start) * batch - 1, so weights, Adam's slots and the
-step are all that a run needs to go on; metrics.jsonl is appended a line a step.
+step are all that a run needs to go on; metrics.jsonl gets a line a step, and those of a checkpoint's steps before the checkpoint.
 """
 
 import contextlib
@@ -25,15 +25,18 @@ from mtc import devices, files, lock, snapshot, storage
 from mtc.data import pipeline, readers
 from mtc.errors import Stopped, UserError
 from mtc.fetch import pretrained
-from mtc.losses import Losses
 from mtc.nets import cpm
 from mtc.skeleton import SKELETONS
 from mtc.storage import uploader as uploads
 from mtc.training import checkpoints, optimizer
 from mtc.training import graph as graphs
 from mtc.training.journal import Journal, log_to_file
+from mtc.training.steps import Steps
 
 log = logging.getLogger("mtc.training")
+
+TELL_SECONDS = 2.0
+"""Losses are fetched from the device at least so often, in blocks of several steps where steps are quick."""
 
 UPLOAD_GRACE = 5.0
 """Seconds that uploads get when a run is stopped; what is not there by then, the next run of the directory uploads."""
@@ -56,10 +59,11 @@ def train(config, run_dir):
         samples = readers.training(config)
         for source, found in samples.items():
             log.info("loading dataset %s of size %d", source, len(found))
-        kind, device, session_config = devices.select(config.train.device, config.train.threads)
-        log.info("TensorFlow %s on %s", tf.__version__, device)
-        training = graphs.build(config, skeleton)
-        dead = graphs.dead_terms(config)
+        kind, device, session_config = devices.select(config.train.device, config.train.threads, config.train.compile)
+        peak = devices.peak.measure(kind, session_config)
+        log.info("TensorFlow %s on %s%s", tf.__version__, device, ", {:.0f} GFLOP/s in matrix products".format(peak / 1e9) if peak else "")
+        training = graphs.build(config, skeleton, kind)
+        dead = graphs.dead_terms(config, skeleton)
         for term in dead:
             log.warning("%s is 0 by construction: no sample of this configuration can train it (compat.ignore_paf_2d with 2D labels only)", term)
         session = stack.enter_context(tf.Session(graph=training.graph, config=session_config))
@@ -90,20 +94,33 @@ def train(config, run_dir):
         prefix = os.path.basename(os.path.abspath(run_dir))
         store = storage.open_storage(config.storage.uri, config.storage.endpoint, config.storage.region)
         uploads.claim_prefix(store, prefix, uid)
-        flop = 3 * cpm.forward_flop(training.layers, config.model.crop)  # the backward pass costs two forward passes
-        journal = stack.enter_context(Journal(run_dir, log_file, step + 1, last, config.train.log_every, config.train.batch_size, flop))
-        facts = {"step": step, "uid": uid, "resumed": bool(resumed), "versions": versions(), "device": {"kind": kind, "name": device}}
+        flop = cpm.training_flop(training.layers, config.model.crop, pof_is_dead=bool(dead))
+        journal = stack.enter_context(Journal(run_dir, log_file, step + 1, last, config.train.log_every, config.train.batch_size, flop, peak))
+        facts = {"step": step, "uid": uid, "resumed": bool(resumed), "versions": versions()}
+        facts["device"] = {"kind": kind, "name": device, "flop_per_second": peak}
         shapes = training.variable_shapes()
         parameters = int(sum(np.prod(shapes[name]) for name, _ in cpm.variables(training.layers)))
         journal.record("start", snapshot=loaded and {"prefix": loaded}, parameters=parameters, dead_terms=dead, flop_per_image=flop, **facts)
-        tell = functools.partial(_record_upload, journal)
-        uploader = uploads.Uploader(store, prefix, on_event=tell, problem=checkpoints.problem)
+        on_event = functools.partial(_record_upload, journal)
+        uploader = uploads.Uploader(store, prefix, on_event=on_event, problem=checkpoints.problem)
         stack.callback(uploader.close)
         for directory in reversed(checkpoints.listed(run_dir)):  # what an earlier attempt could not send any more
             uploader.submit(directory)
 
+        def tell():
+            """Journal the steps that are not yet."""
+            nonlocal loss, told
+            for made in steps.done():
+                if not math.isfinite(made.losses.total):
+                    journal.record("end", step=made.number, status="failed")
+                    raise RuntimeError(_not_finite(made, directory))
+                journal.step(made)
+                loss = made.losses.total
+            told = time.monotonic()
+
         def save():
             started = time.time()
+            tell()  # before the checkpoint, so that all its steps are in the journal
             if not session.run(training.finite):
                 raise RuntimeError("the weights are not finite after step {}; the last good checkpoint is {}".format(step, directory or "none"))
             saved = checkpoints.save(
@@ -120,30 +137,27 @@ def train(config, run_dir):
 
         # ---- the loop
         stopping = stack.enter_context(_signals())
-        losses, directory = None, resumed
+        loss, directory, told = None, resumed, time.monotonic()
         first = step
         first_sample = (first - config.train.start_step) * config.train.batch_size
         batches = stack.enter_context(pipeline.Pipeline(samples, config, skeleton, first=first_sample))
+        steps = Steps(session, training, batches, last)
         if step < last:
             log.info("Starting to train ...")
         while step < last and not stopping:
-            started = time.time()
+            rate = optimizer.learning_rate(step + 1, config.train.lr, config.train.lr_steps, config.compat.lr_boundary == "legacy")
             try:
-                batch = next(batches)
+                steps.run(step + 1, rate)
             except UserError:  # a file that cannot be read: the steps until here are not lost by it
                 directory = save() if step > first else directory
                 _finish_uploads(uploader, stopping, patience=UPLOAD_GRACE)
                 journal.record("end", step=step, status="failed")
                 raise
-            rate = optimizer.learning_rate(step + 1, config.train.lr, config.train.lr_steps, config.compat.lr_boundary == "legacy")
-            losses = Losses(*(float(v) for v in session.run([training.train, training.losses], training.feed(batch, rate))[1]))
             step += 1
-            if not math.isfinite(losses.total):
-                journal.record("end", step=step, status="failed")
-                raise RuntimeError(_not_finite(step, losses.total, batch.names, rate, directory))
-            journal.step(step, losses, rate, time.time() - started)
             if step == last or (step - config.train.start_step) % config.train.snapshot_every == 0:
                 directory = save()
+            elif steps.full() or step % config.train.log_every == 0 or time.monotonic() - told > TELL_SECONDS:
+                tell()
 
         # ---- the end: nothing unsaved, nothing pending
         if stopping and step < last:
@@ -154,7 +168,7 @@ def train(config, run_dir):
             return {
                 "step": step,
                 "checkpoint": os.path.abspath(directory),
-                "loss": losses and losses.total,
+                "loss": loss,
                 "resumed": bool(resumed),
                 "uploaded": store.url("{}/checkpoints/{}".format(prefix, os.path.basename(directory))),
             }
@@ -218,9 +232,9 @@ def _finish_uploads(uploader, stopping, patience=math.inf):
     return bool(uploader.pending())
 
 
-def _not_finite(step, value, names, rate, directory):
+def _not_finite(made, directory):
     text = (
         "the loss is {} at step {} (learning rate {:g}, samples {}); the last good checkpoint is {}; "
         "a lower train.lr may help, and if that checkpoint leads here again, delete it"
     )
-    return text.format(value, step, rate, ", ".join(names), directory or "none")
+    return text.format(made.losses.total, made.number, made.rate, ", ".join(made.names), directory or "none")

@@ -11,6 +11,7 @@ from mtc.losses import Losses
 from mtc.training import checkpoints
 from mtc.training.journal import Journal, log_to_file
 from mtc.training.optimizer import learning_rate
+from mtc.training.steps import Done
 
 
 @pytest.mark.parametrize(
@@ -74,8 +75,8 @@ def test_what_a_crash_left_of_a_save_is_cleared_by_the_next(tmp_path):
 def test_a_torn_last_line_is_cut_off_when_the_run_goes_on(tmp_path):
     whole = json.dumps({"v": 1, "kind": "train", "step": 1}) + "\n"
     (tmp_path / "metrics.jsonl").write_text(whole + '{"v": 1, "ki')
-    with log_to_file(str(tmp_path)) as log_file, Journal(str(tmp_path), log_file, 2, 2, 1, 1, 1) as journal:
-        journal.step(2, Losses(0.5, 0.25, 0.25, 1.0, 1.0), 1e-4, 0.1)
+    with log_to_file(str(tmp_path)) as log_file, Journal(str(tmp_path), log_file, 2, 2, 1, 1, 1, None) as journal:
+        journal.step(Done(2, Losses(0.5, 0.25, 0.25, 1.0, 1.0), 1e-4, ["a"], 0.1, 0.0))
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2]
 
