@@ -40,7 +40,7 @@ def collect(config, history, evaluation_figures, rows):
             "starts": len(history.starts),
             "status": history.end.get("status") if history.end else None,
         },
-        "throughput": throughput(history, config.train.batch_size),
+        "throughput": throughput(history, config.train.batch_size, start),
         "checkpoints": rows,
         "config": configuration.to_dict(config),
         "config_changed": changed(config),
@@ -68,18 +68,27 @@ def losses(history, last):
     return figures
 
 
-def throughput(history, batch_size):
-    """Return images and seconds a step: the median of the steps that are not the first of a start, and the time of all steps together."""
+def throughput(history, batch_size, start):
+    """Return images and seconds a step: the median of the steps that are not the first of a start, and the time of all steps together.
+
+    mfu: the network's FLOP over what the device's matrix products would have done in that time; waiting: share of the time without a batch at hand. None
+    where the run's journal does not tell. start: the newest start line.
+    """
     seconds = history.columns["seconds"]
     steady = seconds[~history.first_of_start & np.isfinite(seconds) & (seconds > 0)]
     if not len(steady):
-        return {"images_per_second": None, "seconds_per_step": None, "training_seconds": float(np.nansum(seconds)), "steps_measured": 0}
+        nothing = dict.fromkeys(("images_per_second", "seconds_per_step", "mfu", "waiting"))
+        return dict(nothing, training_seconds=float(np.nansum(seconds)), steps_measured=0)
     median = float(np.median(steady))
+    waited = history.columns["waited"][~history.first_of_start]
+    flop, peak = start.get("flop_per_image"), start.get("device", {}).get("flop_per_second")
     return {
         "images_per_second": batch_size / median,
         "seconds_per_step": median,
         "training_seconds": float(np.nansum(seconds)),
         "steps_measured": len(steady),
+        "mfu": batch_size / median * flop / peak if flop and peak else None,
+        "waiting": float(np.nansum(waited) / np.nansum(steady)) if np.isfinite(waited).any() else None,
     }
 
 

@@ -17,7 +17,7 @@ VERSION = 1
 KINDS = ("start", "train", "checkpoint", "upload", "end")
 """Lines of other kinds say nothing that the report shows."""
 
-COLUMNS = ("loss", "loss_2d", "loss_pof", "baseline_2d", "baseline_pof", "lr", "seconds")
+COLUMNS = ("loss", "loss_2d", "loss_pof", "baseline_2d", "baseline_pof", "lr", "seconds", "waited")
 
 
 class History(NamedTuple):

@@ -179,6 +179,7 @@ def test_a_loss_that_cannot_be_but_zero_is_said_loudly(run_dir, world):
     assert _has(found, "POF loss (loss_pof) cannot be anything but 0")
     assert "compat.ignore_paf_2d" in found["warnings"][0]
     assert not os.path.exists(os.path.join(run_dir, "charts", "loss_pof.svg"))
+    assert "not even computed" in found["warnings"][0]
     assert "0 by construction" in read(run_dir, "report.html")
 
 
@@ -294,3 +295,15 @@ def test_names_of_samples_and_places_cannot_break_the_page(run_dir, world):
 
 def _has(found, text):
     return any(text in warning for warning in found["warnings"])
+
+
+def test_the_report_says_how_much_of_the_device_was_used_and_what_waited_for_data(run_dir, world):
+    lines = [fake_run.start(flop_per_image=2e9, device={"name": "CPU", "kind": "cpu", "flop_per_second": 1e11})]
+    lines += [fake_run.train(step, waited=0.05) for step in range(1, 61)]
+    fake_run.journal(run_dir, lines)
+    world(fake_run.config(), checkpoint=fake_run.checkpoint(run_dir, 60))
+    found = make_report(run_dir)[1]["throughput"]
+    assert found["mfu"] == pytest.approx(8 * 2e9 / 0.5 / 1e11)
+    assert found["waiting"] == pytest.approx(0.1)
+    assert "0.32 of what the device does" in read(run_dir, "report.md")
+    assert "MFU 0.32" in read(run_dir, "report.html")
