@@ -118,6 +118,8 @@ def check(config):
                 len(config.train.lr), len(config.train.lr_steps)
             )
         )
+    if config.train.micro_batch and config.train.batch_size % config.train.micro_batch:
+        raise UserError("train.micro_batch={}: must divide train.batch_size={}".format(config.train.micro_batch, config.train.batch_size))
     if any(not rate > 0 for rate in config.train.lr):
         raise UserError("train.lr={}: learning rates must be above 0".format(config.train.lr))
     if config.train.lr_steps != sorted(set(config.train.lr_steps)):

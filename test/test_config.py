@@ -67,6 +67,8 @@ def test_overrides_take_the_keys_type(override, expected):
         ("data.mix={cocoo: 1}", "did you mean 'coco'?"),
         ("train.lr=1e-4", "one learning rate more than steps"),
         ("train.steps=0", "below 1"),
+        ("train.micro_batch=3", "train.micro_batch=3: must divide train.batch_size=8"),
+        ("train.micro_batch=16", "must divide train.batch_size=8"),
         ("train.steps", "expected section.key=value"),
         ("steps=3", "did you mean 'train.steps'?"),
         ("train.lr.x=1", "'train.lr' has no entries"),

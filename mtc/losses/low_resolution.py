@@ -103,13 +103,14 @@ def squared_errors(stages, quadratic):
     count = len(stages)
     b, c = tf.tile(quadratic.b, [1, 1, 1, count]), tf.tile(quadratic.c, [1, count])
 
-    @tf.custom_gradient
-    def errors(p):
-        difference = _couple(quadratic.bands, p) - b
-        value = tf.maximum(t.sum_pixels(p * (difference - b)) + c, 0.0)
-        return value, lambda upstream: 2.0 * upstream[:, None, None, :] * difference
-
-    return tf.reshape(errors(tf.concat(stages, axis=3)), [-1, count, channels])
+    p = tf.concat(stages, axis=3)
+    fixed = tf.stop_gradient(p)
+    difference = _couple(quadratic.bands, fixed) - b
+    value = tf.maximum(t.sum_pixels(fixed * (difference - b)) + c, 0.0)
+    # The gradient by hand: the second term is 0, and its derivative by p is 2 (G p - b). Plain operations, where a custom gradient would need one
+    # (IdentityN) that not every device is known to have.
+    value += t.sum_pixels((p - fixed) * tf.stop_gradient(2.0 * difference))
+    return tf.reshape(value, [-1, count, channels])
 
 
 def project(maps, a):

@@ -1,5 +1,6 @@
 """Choosing a device, and what the session of each is told."""
 
+import os
 import sys
 import types
 
@@ -78,3 +79,23 @@ def test_one_gpu_is_used_and_its_memory_is_taken_as_needed(monkeypatch):
     assert config.gpu_options.allow_growth
     assert config.gpu_options.visible_device_list == "0"
     assert config.allow_soft_placement
+
+
+def test_the_cpus_rate_of_matrix_products_is_measured_and_an_npus_is_not():
+    kind, _, session_config = devices.select("cpu")
+    assert 1e8 < devices.peak.measure(kind, session_config) < 1e15
+    assert devices.peak.measure("npu", session_config) is None
+
+
+def test_xla_is_switched_on_where_it_is_asked_for(monkeypatch):
+    monkeypatch.setenv("TF_XLA_FLAGS", "--tf_xla_clustering_debug")
+    assert devices.select("cpu")[2].graph_options.optimizer_options.global_jit_level == tf.OptimizerOptions.DEFAULT
+    _, description, session_config = devices.select("cpu", compiler="xla")
+    assert session_config.graph_options.optimizer_options.global_jit_level == tf.OptimizerOptions.ON_2
+    assert description.endswith("compiled by XLA")
+    assert os.environ["TF_XLA_FLAGS"] == "--tf_xla_clustering_debug --tf_xla_cpu_global_jit"
+
+
+def test_the_npu_refuses_a_second_compiler(npu_bridge):
+    with pytest.raises(UserError, match="train.compile=xla: the NPU has a compiler of its own"):
+        devices.select("npu", compiler="xla")
