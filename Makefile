@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 
 ENV := source scripts/env.sh &&
 GOLDEN ?= ../shared/golden
-export GOLDEN BENCHMARK
+export GOLDEN DATA
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -33,8 +33,9 @@ parity: ## compare with golden numbers: GOLDEN=folder (default ../shared/golden)
 	@scripts/setup.sh --tests
 	@$(ENV) scripts/parity.sh "$$GOLDEN"
 
-bench: setup ## speed measurements: all of benchmarks/, or one with BENCHMARK=...
-	@$(ENV) scripts/bench.sh
+bench: ## speed and memory against the reference's shape, in 25 minutes; ARGS="--only a,b --quick", DATA=folder with real images
+	@scripts/setup.sh --tests
+	@$(ENV) scripts/bench.sh $(ARGS)
 
 lock: ## renew requirements/*.lock from requirements.txt (needs Python 3.11 and 3.7)
 	@scripts/lock.sh
