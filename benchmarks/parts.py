@@ -4,7 +4,7 @@ import contextlib
 
 from benchmarks import pairs, results
 from benchmarks.pairs import Contestant
-from benchmarks.setting import LABELS, missing, noting, started
+from benchmarks.setting import LABELS, Disagreement, missing, noting, started
 
 TITLES = {
     "a": "loss and targets, forward and backward",
@@ -173,12 +173,8 @@ def memory(setting, record):
             key, title = (batch, which, case), "memory, batch {}, {}, {}".format(batch, {"our_step": "ours"}.get(case, "reference"), LABELS[which])
             if setting.pythons[which] and key not in setting.peaks:
                 setting.tell(title)
-                with noting(setting, record, *([name] if which == "tf1" else [])), started(setting, record, which) as worker:
-                    worker.ask("make", name=case, case=case, options=setting.options(batch))
-                    worker.ask("run", name=case, count=1)
-                    worker.ask("settle")
-                    worker.ask("run", name=case, count=1)
-                    setting.note_peak(*key, worker=worker)
+                with noting(setting, record, *([name] if which == "tf1" else [])):
+                    setting.peaks[key] = _peak_memory(setting, record, which, case, setting.options(batch))
             if key in setting.peaks:
                 gigabytes, record.versions[which] = setting.peaks[key]
                 record.timing(title, [gigabytes], "GB")
@@ -188,6 +184,34 @@ def memory(setting, record):
             record.give(name, record.ratio(what, [both[0]], [both[1]]))
         elif name not in record.numbers:
             record.give(name, None, missing("tf1"))
+    if small != large:
+        _memory_recomputed(setting, record)
+
+
+def _memory_recomputed(setting, record):
+    """What an image more in the batch costs, with and without train.recompute=stages: what of the memory grows with the batch."""
+    (small, large), name = setting.batches(), "memory_per_image_ratio_recompute"
+    which = "tf2" if setting.pythons["tf2"] else "tf1"
+    peaks = {}
+    with noting(setting, record, name):
+        for batch in (small, large):
+            setting.tell("memory, batch {}, recomputed, {}".format(batch, LABELS[which]))
+            options = setting.options(batch, ["train.recompute=stages"])
+            peaks[batch], _ = _peak_memory(setting, record, which, "our_step", options)
+            record.timing("memory, batch {}, ours with train.recompute=stages, {}".format(batch, LABELS[which]), [peaks[batch]], "GB")
+        kept = setting.peaks[large, which, "our_step"][0] - setting.peaks[small, which, "our_step"][0]
+        what = "memory of an image more in the batch: kept over recomputed, {}".format(LABELS[which])
+        record.give(name, record.ratio(what, [kept / (large - small)], [(peaks[large] - peaks[small]) / (large - small)]))
+
+
+def _peak_memory(setting, record, which, case, options):
+    """Return (GB, versions) of a new process after two steps."""
+    with started(setting, record, which) as worker:
+        worker.ask("make", name=case, case=case, options=options)
+        worker.ask("run", name=case, count=1)
+        worker.ask("settle")
+        worker.ask("run", name=case, count=1)
+        return worker.ask("memory")["peak_bytes"] / 1e9, worker.versions
 
 
 def peak(setting, record):
@@ -225,6 +249,7 @@ def _prefixed(setting, prefix):
 
 
 def _require_agreement(title, found):
-    losses = {form: facts["loss"] for form, facts in found.items()}
-    if max(losses.values()) - min(losses.values()) > 1e-4 * max(losses.values()):
-        raise RuntimeError("{}: the forms of the loss disagree ({}), so their times cannot be compared".format(title, losses))
+    for figure, most in (("loss", 1e-4), ("largest_gradient", 1e-3)):
+        values = {form: facts[figure] for form, facts in found.items()}
+        if not max(values.values()) - min(values.values()) <= most * max(values.values()):  # NaN is no agreement
+            raise Disagreement("{}: the forms of the loss disagree ({}: {}), so their times cannot be compared".format(title, figure, values))

@@ -77,6 +77,10 @@ class Record:
             self.reasons[name] = reason
 
 
+class Disagreement(RuntimeError):
+    """What is to be compared does not compute the same."""
+
+
 @contextlib.contextmanager
 def started(setting, record, which):
     """Yield a `Child` with TensorFlow "tf1" or "tf2", whose versions are noted."""
@@ -87,10 +91,10 @@ def started(setting, record, which):
 
 @contextlib.contextmanager
 def noting(setting, record, *names):
-    """Turn the death of a child into the reason why `names` are missing."""
+    """Turn the death of a child, and what cannot be compared, into the reason why `names` are missing."""
     try:
         yield
-    except ChildDied as error:
+    except (ChildDied, Disagreement) as error:
         setting.tell("error: {}".format(error))
         for name in names:
             record.give(name, None, str(error))

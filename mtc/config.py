@@ -17,6 +17,9 @@ from mtc import files
 from mtc.errors import UserError
 from mtc.sections import Config
 
+MOST_PARTS = 64
+"""Of a batch, by train.micro_batch: each has its own copy of the network's operations in the graph."""
+
 PRESETS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "presets")
 
 
@@ -94,6 +97,7 @@ def identity(config):
     train = {key: values["train"][key] for key in ("start_step", "batch_size", "seed", "pof_weight")}
     data = {key: value for key, value in values["data"].items() if key not in ("root", "workers", "prefetch", "cache_mb")}
     sections = {key: values[key] for key in ("model", "targets", "augment", "compat")}
+    del sections["compat"]["loss"]  # another way to the same numbers
     return dict(sections, train=train, data=data)
 
 
@@ -120,6 +124,9 @@ def check(config):
         )
     if config.train.micro_batch and config.train.batch_size % config.train.micro_batch:
         raise UserError("train.micro_batch={}: must divide train.batch_size={}".format(config.train.micro_batch, config.train.batch_size))
+    if config.train.micro_batch and config.train.batch_size // config.train.micro_batch > MOST_PARTS:
+        text = "train.micro_batch={}: train.batch_size={} would go through the network in more than {} parts: choose a larger micro batch"
+        raise UserError(text.format(config.train.micro_batch, config.train.batch_size, MOST_PARTS))
     if any(not rate > 0 for rate in config.train.lr):
         raise UserError("train.lr={}: learning rates must be above 0".format(config.train.lr))
     if config.train.lr_steps != sorted(set(config.train.lr_steps)):

@@ -115,6 +115,8 @@ def orientation_fields(uv, xyz, valid, limbs, size, limb_width):
 
 
 def _ends(values, limbs):
-    """Return the values of all limbs' first and second joints, each (B, L, ...), of (B, J, ...). Without a gather op, which would be slow on the 910."""
+    """Return the values of all limbs' first and second joints, each (B, L, ...), of (B, J, ...). Without a gather op, which would be slow
+    on the 910.
+    """
     of_joint = tf.unstack(values, axis=1)
     return [tf.stack([of_joint[limb[end]] for limb in limbs], axis=1) for end in (0, 1)]

@@ -209,8 +209,8 @@ def _check_count(arguments):
     most = MOST_PEOPLE if arguments.each else MOST_SAMPLES
     if arguments.count is not None and not 1 <= arguments.count <= most:
         raise UserError("--count {}: must be 1 to {}{}".format(arguments.count, most, " with --each" if arguments.each else ""))
-    if arguments.first < 0:
-        raise UserError("--first {}: must be 0 or more".format(arguments.first))
+    if not 0 <= arguments.first < 2**63:
+        raise UserError("--first {}: must be 0 or more, and below 2^63".format(arguments.first))
 
 
 def _chosen(samples, config, first, count):

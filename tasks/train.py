@@ -14,13 +14,14 @@ from mtc.training import checkpoints
 from tasks import step
 
 _HOW = ("log_every", "device", "threads", "micro_batch", "recompute", "compile")
-"""Keys of `train` that say how a run is computed, not what it is."""
+"""Keys of `train` that say how a run is computed, not what it is; compat.loss is another such key."""
 
 
 def inputs(context):
     """The configuration that decides the result, the labels, the snapshot."""
     config = configuration.to_dict(context.config)
     config["train"] = {key: value for key, value in config["train"].items() if key not in _HOW}
+    del config["compat"]["loss"]
     used = {key: config[key] for key in ("model", "targets", "augment", "compat", "train", "storage", "snapshot")}
     used["data"] = configuration.identity(context.config)["data"]
     if not checkpoints.listed(context.run_dir):  # a run that goes on from its own checkpoint does not need the snapshot any more

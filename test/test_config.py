@@ -110,3 +110,13 @@ def test_a_config_survives_its_json(tmp_path):
     files.write_json(str(tmp_path / "config.json"), config.to_dict(made))
     assert config.read(str(tmp_path / "config.json")) == made
     assert config.read(str(tmp_path / "other.json")) is None
+
+
+def test_a_batch_in_too_many_parts_is_refused():
+    with pytest.raises(UserError, match="more than 64 parts: choose a larger micro batch"):
+        config.load("demo", ["train.batch_size=130", "train.micro_batch=2"])
+
+
+def test_how_a_loss_is_computed_is_not_what_a_run_is():
+    assert config.identity(config.load("demo", ["compat.loss=full_resolution"])) == config.identity(config.load("demo"))
+    assert config.identity(config.load("demo", ["compat.mask=all"])) != config.identity(config.load("demo"))

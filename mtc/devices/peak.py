@@ -10,7 +10,9 @@ _ROUNDS = 8
 
 
 def measure(kind, session_config):
-    """Return FLOP/s of the device that the session configuration is for, or None for an NPU, whose compiler would take longer than the answer is worth."""
+    """Return FLOP/s of the device that the session configuration is for, or None for an NPU, whose compiler would take longer than the
+    answer is worth.
+    """
     if kind not in _SIDES:
         return None
     side = _SIDES[kind]

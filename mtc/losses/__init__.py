@@ -14,8 +14,9 @@ _FORMS = {"low_resolution": low_resolution, "full_resolution": full_resolution}
 def batch_losses(maps, inputs, skeleton, config):
     """Return the `Losses` of a batch as `compat.loss` says.
 
-    maps: `nets.cpm.Maps` with a list of (B, n, n, C) a stage. inputs: tensors of static shapes by the names of `mtc.data.pipeline.Batch`'s fields: mask
-    (B, S, S) uint8, uv, xyz, valid, is_3d. Samples must be of the kinds (2D, 3D) that config.data.mix holds: what it does not hold is not computed.
+    maps: `nets.cpm.Maps` with a list of (B, n, n, C) a stage. inputs: tensors of static shapes by the names of `mtc.data.pipeline.Batch`'s
+    fields: mask (B, S, S) uint8, uv, xyz, valid, is_3d. Samples must be of the kinds (2D, 3D) that config.data.mix holds: what it does not
+    hold is not computed.
     """
     labels = Labels(*(inputs[key] for key in Labels._fields if key != "mask"), mask=tf.cast(inputs["mask"], tf.float32) / 255.0)
     return _FORMS[config.compat.loss].losses(maps, labels, terms.of_config(config, skeleton))
@@ -24,7 +25,8 @@ def batch_losses(maps, inputs, skeleton, config):
 def shares(inputs, parts, skeleton, config):
     """Return [(share of the heat-map loss, share of the POF loss)], one pair a part: what a part's own losses count in those of the whole batch.
 
-    A loss is a weighted mean over the batch's joints (limbs), so a part counts as much as it has of them. inputs: as of `batch_losses`, the whole batch.
+    A loss is a weighted mean over the batch's joints (limbs), so a part counts as much as it has of them. inputs: as of `batch_losses`, the
+    whole batch.
     """
     if parts == 1:
         return [(1.0, 1.0)]

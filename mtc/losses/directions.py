@@ -21,8 +21,8 @@ _TINY = 1.18e-38
 def squared_errors(stages, shapes, weights, limb_width):
     """Return (errors of all stages added up, errors of answering nothing), each (B, 3 L) float32, weighted and summed over the crop; 0 for z.
 
-    stages: list of (B, n, n, 3 L) POF maps; shapes: `mtc.targets.LimbShapes`; weights: (B, S, S) float32 of pixels. As in the reference, an answer counts
-    as 0 where it, or its target, is exactly 0.
+    stages: list of (B, n, n, 3 L) POF maps; shapes: `mtc.targets.LimbShapes`; weights: (B, S, S) float32 of pixels. As in the reference, an
+    answer counts as 0 where it, or its target, is exactly 0.
     """
     a = upsample.matrix(int(stages[0].shape[1]))
     size, cells = a.shape
@@ -38,8 +38,12 @@ def squared_errors(stages, shapes, weights, limb_width):
     slope = tf.math.divide_no_nan(unit_across, unit_along)
     centre = tf.floor(start_across[..., None] + (along - start_along[..., None]) * slope[..., None])  # (B, L, S)
     centre = tf.clip_by_value(centre, -4.0 * size, 5.0 * size)
-    across = centre[..., None] + np.arange(-half, half + 2, dtype=np.float32)  # (B, L, S, width)
-    width = int(across.shape[3])
+    width = 2 * half + 2
+    if width < size:
+        across = centre[..., None] + np.arange(-half, half + 2, dtype=np.float32)  # (B, L, S, width)
+    else:  # a limb as wide as the crop: all of it
+        width = size
+        across = tf.tile(tf.constant(along[None, None, None, :]), [batch, limbs, size, 1])
     upright = tf.tile(steep[:, :, None, None], [1, 1, size, width])
     along = tf.tile(tf.constant(along[None, None, :, None]), [batch, limbs, 1, width])
     x, y = tf.where_v2(upright, across, along), tf.where_v2(upright, along, across)

@@ -1,4 +1,5 @@
-"""The loss of the maps as they leave the network, at 1/8 of the crop's resolution: the same numbers as in full resolution, without enlarging anything.
+"""The loss of the maps as they leave the network, at 1/8 of the crop's resolution: the same numbers as in full resolution, without
+enlarging anything.
 
 The enlargement is linear, U(p) = A p Aᵀ, and so, with w the squared mask and t a channel's target, its squared error is a quadratic form of p:
 
@@ -90,8 +91,9 @@ def bands(weights, a):
     for d in range(-reach, reach + 1):
         first, last = max(0, -d), min(cells, cells - d)
         of_rows[d + reach, first:last] = (a[:, first:last] * a[:, first + d : last + d]).T
-    of_columns = (a[:, :, None] * a[:, None, :]).reshape(size, cells * cells)
-    products = tf.matmul(tf.reshape(weights, [-1, size]), tf.constant(of_columns))  # (B S, n n)
+    small = tf.constant(a)  # its products are made by the device: as a constant they would be megabytes of the graph
+    of_columns = tf.reshape(small[:, :, None] * small[:, None, :], [size, cells * cells])
+    products = tf.matmul(tf.reshape(weights, [-1, size]), of_columns)  # (B S, n n)
     products = tf.matmul(_for_all(of_rows.reshape(-1, size), weights), tf.reshape(products, [-1, size, cells * cells]))
     products = tf.reshape(products, [-1, 2 * reach + 1, cells, cells, cells])
     return tf.reshape(tf.transpose(products, [0, 2, 3, 1, 4]), [-1, cells, cells, (2 * reach + 1) * cells])
@@ -106,7 +108,8 @@ def squared_errors(stages, quadratic):
     p = tf.concat(stages, axis=3)
     fixed = tf.stop_gradient(p)
     difference = _couple(quadratic.bands, fixed) - b
-    value = tf.maximum(t.sum_pixels(fixed * (difference - b)) + c, 0.0)
+    value = t.sum_pixels(fixed * (difference - b)) + c
+    value = tf.where_v2(value < 0, tf.zeros_like(value), value)  # rounding may go below 0; not a maximum, which hides NaN on some devices
     # The gradient by hand: the second term is 0, and its derivative by p is 2 (G p - b). Plain operations, where a custom gradient would need one
     # (IdentityN) that not every device is known to have.
     value += t.sum_pixels((p - fixed) * tf.stop_gradient(2.0 * difference))

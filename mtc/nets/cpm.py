@@ -112,9 +112,9 @@ def create(layers):
 def forward(image, weights, stages, convolve=convolution.convolve, recompute=False):
     """Return the `Maps` of an image, (B, S, S, 3) float32 in [-0.5, 0.5].
 
-    weights: {layer's name: (weights, biases)}; convolve: one of `mtc.nets.convolution`. recompute: keep only what goes into each block of the front end
-    and each branch of a stage, and compute the rest again for the gradient: a third more work, much less memory. The large maps of the first blocks are
-    then there for one sample at a time.
+    weights: {layer's name: (weights, biases)}; convolve: one of `mtc.nets.convolution`. recompute: keep only what goes into each block of
+    the front end and each branch of a stage, and compute the rest again for the gradient: a third more work, much less memory. The large
+    maps of the first blocks are then there for one sample at a time.
     """
 
     def run(names, inputs, pool="", linear_end=False, samples_at_once=0):

@@ -1,8 +1,8 @@
 """Gradient checkpointing: a part of the network that keeps only what goes into it, and is computed again when its gradient is wanted.
 
-Source: Chen et al. 2016, "Training deep nets with sublinear memory cost". The second pass has to come after the gradient that arrives, and must be none
-that TensorFlow's graph optimiser takes for the first: both hold by control dependencies. A part whose maps are large goes through its samples one after
-another, forward and backward, so that the maps of one sample at a time are there, whatever the batch.
+Source: Chen et al. 2016, "Training deep nets with sublinear memory cost". The second pass has to come after the gradient that arrives, and
+must be none that TensorFlow's graph optimiser takes for the first: both hold by control dependencies. A part whose maps are large goes
+through its samples one after another, forward and backward, so that the maps of one sample at a time are there, whatever the batch.
 """
 
 import tensorflow.compat.v1 as tf

@@ -71,8 +71,8 @@ def losses(history, last):
 def throughput(history, batch_size, start):
     """Return images and seconds a step: the median of the steps that are not the first of a start, and the time of all steps together.
 
-    mfu: the network's FLOP over what the device's matrix products would have done in that time; waiting: share of the time without a batch at hand. None
-    where the run's journal does not tell. start: the newest start line.
+    mfu: the network's FLOP over what the device's matrix products would have done in that time; waiting: share of the time without a batch
+    at hand. None where the run's journal does not tell. start: the newest start line.
     """
     seconds = history.columns["seconds"]
     steady = seconds[~history.first_of_start & np.isfinite(seconds) & (seconds > 0)]
@@ -80,7 +80,8 @@ def throughput(history, batch_size, start):
         nothing = dict.fromkeys(("images_per_second", "seconds_per_step", "mfu", "waiting"))
         return dict(nothing, training_seconds=float(np.nansum(seconds)), steps_measured=0)
     median = float(np.median(steady))
-    waited = history.columns["waited"][~history.first_of_start]
+    waited = history.columns["waited"]
+    told = ~history.first_of_start & np.isfinite(seconds) & (seconds > 0) & np.isfinite(waited)
     flop, peak = start.get("flop_per_image"), start.get("device", {}).get("flop_per_second")
     return {
         "images_per_second": batch_size / median,
@@ -88,7 +89,7 @@ def throughput(history, batch_size, start):
         "training_seconds": float(np.nansum(seconds)),
         "steps_measured": len(steady),
         "mfu": batch_size / median * flop / peak if flop and peak else None,
-        "waiting": float(np.nansum(waited) / np.nansum(steady)) if np.isfinite(waited).any() else None,
+        "waiting": float(waited[told].sum() / seconds[told].sum()) if told.any() else None,
     }
 
 

@@ -9,7 +9,8 @@ FEW_TRAINING = 100
 TITLES = {"loss_2d": "the heat-map loss (loss_2d)", "loss_pof": "the POF loss (loss_pof)"}
 DEAD_BECAUSE = {
     "loss_pof": "the training data has 2D labels only and compat.ignore_paf_2d is true, so nothing trains the POF branch, "
-    "the loss is not even computed, and what a snapshot knew of 3D may be lost. Add a source with 3D labels to data.mix, or set compat.ignore_paf_2d=false",
+    "the loss is not even computed, and what a snapshot knew of 3D may be lost. "
+    "Add a source with 3D labels to data.mix, or set compat.ignore_paf_2d=false",
 }
 
 

@@ -1,8 +1,9 @@
 """The training graph: placeholders for a batch, network, losses, one optimiser step.
 
-Shapes are static (accelerators compile one graph). The host sends a crop and a mask in bytes and a few joints a sample; targets are made on the device.
-A step returns nothing: its losses are kept in a small table on the device, which the loop reads in blocks. Global variables are those of the
-published snapshots: weights, biases, Adam's two slots of each, beta1_power, beta2_power and global_step (int32); the table is a local one.
+Shapes are static (accelerators compile one graph). The host sends a crop and a mask in bytes and a few joints a sample; targets are made on
+the device. A step returns nothing: its losses are kept in a small table on the device, which the loop reads in blocks. Global variables are
+those of the published snapshots: weights, biases, Adam's two slots of each, beta1_power, beta2_power and global_step (int32); the table is
+a local one.
 """
 
 from typing import Any, Dict, NamedTuple, Optional

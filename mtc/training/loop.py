@@ -153,6 +153,10 @@ def train(config, run_dir):
                 _finish_uploads(uploader, stopping, patience=UPLOAD_GRACE)
                 journal.record("end", step=step, status="failed")
                 raise
+            except Exception:
+                with contextlib.suppress(Exception):  # the device may be gone; the first error is the one to tell
+                    tell()
+                raise
             step += 1
             if step == last or (step - config.train.start_step) % config.train.snapshot_every == 0:
                 directory = save()

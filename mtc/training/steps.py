@@ -1,7 +1,7 @@
 """Runs single steps: feeds batches, and keeps what the loop wants to know of a step until it asks.
 
-A step's losses stay on the device, in the graph's table, so that no step waits for numbers to travel. Where the graph stages its input, the next batch
-travels while this one is computed.
+A step's losses stay on the device, in the graph's table, so that no step waits for numbers to travel. Where the graph stages its input, the
+next batch travels while this one is computed.
 """
 
 import time
@@ -43,6 +43,7 @@ class Steps:
 
     def run(self, number, rate):
         """Make a step. Errors: UserError where its samples cannot be read; the step is not made then."""
+        assert not self.full()
         started = time.perf_counter()
         feed = {self._training.rate: rate, self._training.place: len(self._made)}
         batch = self._staged or self._next()

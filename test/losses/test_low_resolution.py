@@ -1,5 +1,7 @@
 """The loss at the network's resolution against its plain form: the same numbers, from operations that every device has."""
 
+import sys
+
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
@@ -14,10 +16,11 @@ from mtc.training import graph
 SIGMA, LIMB_WIDTH = 7.0, 8.0
 
 ON_THE_CORES = {
-    "Abs", "Add", "AddN", "AddV2", "All", "BatchMatMulV2", "BroadcastTo", "Cast", "ConcatV2", "Const", "DivNoNan", "Equal", "Exp", "ExpandDims", "Fill", "Floor",
-    "Greater", "GreaterEqual", "Identity", "Less", "LessEqual", "LogicalAnd", "MatMul", "Maximum", "Minimum", "Mul", "Neg", "NotEqual", "OnesLike", "Pack", "Pad",
-    "Placeholder", "RealDiv", "Reciprocal", "Reshape", "Select", "SelectV2", "Shape", "Slice", "Split", "SplitV", "Sqrt", "SqrtGrad", "Square", "Squeeze",
-    "StopGradient", "StridedSlice", "StridedSliceGrad", "Sub", "Sum", "Tile", "Transpose", "Unpack", "ZerosLike",
+    "Abs", "Add", "AddN", "AddV2", "All", "BatchMatMulV2", "BroadcastTo", "Cast", "ConcatV2", "Const", "DivNoNan", "Equal", "Exp",
+    "ExpandDims", "Fill", "Floor", "Greater", "GreaterEqual", "Identity", "Less", "LessEqual", "LogicalAnd", "MatMul", "Maximum", "Minimum",
+    "Mul", "Neg", "NotEqual", "OnesLike", "Pack", "Pad", "Placeholder", "RealDiv", "Reciprocal", "Reshape", "Select", "SelectV2", "Shape",
+    "Slice", "Split", "SplitV", "Sqrt", "SqrtGrad", "Square", "Squeeze", "StopGradient", "StridedSlice", "StridedSliceGrad", "Sub", "Sum",
+    "Tile", "Transpose", "Unpack", "ZerosLike",
 }  # fmt: skip
 """Kinds of operations that an Ascend 910 runs on its AI cores (vendor's operator lists, 2022)."""
 
@@ -103,6 +106,19 @@ def test_masks_of_nothing_and_of_all_give_the_plain_loss(mask):
 def test_joints_of_nobody_give_the_plain_loss():
     uv, xyz, valid, is_3d, mask = batch(BODY, 64, (True, False))
     assert assert_equal(BODY, (uv, xyz, np.zeros_like(valid), is_3d, mask), answers(BODY, 64, 2)).total == 0
+
+
+@pytest.mark.parametrize("form", [full_resolution, low_resolution])
+def test_maps_that_are_no_numbers_give_a_loss_that_is_none(form):
+    maps = answers(BODY, 64, 1)
+    maps[0][1][0, 3, 4, 5] = np.nan
+    assert np.isnan(evaluate(form, BODY, batch(BODY, 64, (True,)), maps)[0].total)
+
+
+@pytest.mark.parametrize("limb_width", [0.3, 60.0, 500.0])
+def test_2d_directions_of_thin_limbs_and_of_limbs_as_wide_as_the_crop_give_the_plain_loss(limb_width, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "LIMB_WIDTH", limb_width)
+    assert_equal(BODY, batch(BODY, 64, (False, False)), answers(BODY, 64, 2), has_3d=False)
 
 
 def test_what_cannot_come_is_left_out_and_changes_nothing():

@@ -108,3 +108,22 @@ def test_what_no_loss_depends_on_still_gets_its_step_of_adam(small_config):
 def test_the_host_sends_at_most_600_kb_a_full_size_image(small_config):
     training = graph.build(small_config("model.crop=368", "train.batch_size=1"), BODY)
     assert sum(np.prod(tensor.shape.as_list()) * tensor.dtype.size for tensor in training.inputs.values()) <= 600e3
+
+
+def test_a_full_table_is_read_before_the_next_step(small_config):
+    config = small_config("model.stages=1", "model.crop=32", "model.width=0.02", "train.batch_size=1")
+    training = graph.build(config, BODY)
+    with pipeline.Pipeline(readers.training(config), config, BODY) as batches, tf.Session(graph=training.graph) as session:
+        training.set_variables(session, graph.initial_values(training, config))
+        maker = Steps(session, training, batches, last=2 * graph.BLOCK)
+        for number in range(1, graph.BLOCK + 1):
+            assert not maker.full()
+            maker.run(number, 1e-3)
+        assert maker.full()
+        with pytest.raises(AssertionError):
+            maker.run(graph.BLOCK + 1, 1e-3)
+        made = maker.done()
+        assert [step.number for step in made] == list(range(1, graph.BLOCK + 1))
+        assert all(np.isfinite(step.losses.total) and step.losses.total > 0 for step in made)
+        maker.run(graph.BLOCK + 1, 1e-3)
+        assert [step.number for step in maker.done()] == [graph.BLOCK + 1]

@@ -15,7 +15,7 @@ import tensorflow.compat.v1 as tf
 
 from mtc.errors import UserError
 from mtc.lock import exclusive
-from mtc.training import checkpoints
+from mtc.training import checkpoints, loop
 from tasks import train
 
 
@@ -237,3 +237,17 @@ def assert_same_variables(one, other):
     assert names == sorted(readers[1].get_variable_to_shape_map())
     different = [name for name in names if not np.array_equal(readers[0].get_tensor(name), readers[1].get_tensor(name))]
     assert different == []
+
+
+def test_a_run_longer_than_the_table_of_losses_journals_every_step_once(trained, monkeypatch):
+    monkeypatch.setattr(loop, "TELL_SECONDS", 1e9)
+    settings = (
+        "model.stages=1",
+        "model.crop=32",
+        "model.width=0.02",
+        "train.batch_size=1",
+        "train.snapshot_every=1000000",
+        "train.log_every=1000000",
+    )
+    run = trained("train.steps=205", *settings)
+    assert [line["step"] for line in metrics(run) if line["kind"] == "train"] == list(range(1, 206))
