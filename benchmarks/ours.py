@@ -74,9 +74,12 @@ def network(config):
         variables = tf.trainable_variables()
         gradients = tf.gradients(tf.add_n([tf.nn.l2_loss(answer) for answer in needed]), variables)
         gradients = [tf.zeros_like(variable) if gradient is None else gradient for gradient, variable in zip(gradients, variables)]
-        train = optimizer.adam(RATE).apply_gradients(list(zip(gradients, variables)))
+        train = optimizer.Adam(RATE).apply_gradients(list(zip(gradients, variables)))
         opened = session(graph, config)
         opened.run(tf.global_variables_initializer())
+        starting = cpm.initial_values(layers, config.train.seed)
+        for variable in variables:
+            variable.load(starting[variable.op.name], opened)
     return opened, train
 
 

@@ -8,6 +8,7 @@ and read back from there.
 import dataclasses
 import difflib
 import os
+import re
 import typing
 from typing import Optional
 
@@ -19,6 +20,8 @@ from mtc.sections import Config
 
 MOST_PARTS = 64
 """Of a batch, by train.micro_batch: each has its own copy of the network's operations in the graph."""
+
+_CREDENTIALS = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*://[^/?#\s]*@")
 
 PRESETS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "presets")
 
@@ -94,8 +97,8 @@ def read(path):
 def identity(config):
     """Return the part of a config that makes a run what it is: a run directory and its checkpoints keep to it."""
     values = to_dict(config)
-    train = {key: values["train"][key] for key in ("start_step", "batch_size", "seed", "pof_weight")}
-    data = {key: value for key, value in values["data"].items() if key not in ("root", "workers", "prefetch", "cache_mb")}
+    train = {key: values["train"][key] for key in ("start_step", "batch_size", "seed", "pof_weight", "ema")}
+    data = {key: value for key, value in values["data"].items() if key not in ("root", "workers", "prefetch", "cache_mb", "max_bad_fraction")}
     sections = {key: values[key] for key in ("model", "targets", "augment", "compat")}
     del sections["compat"]["loss"]  # another way to the same numbers
     return dict(sections, train=train, data=data)
@@ -122,11 +125,30 @@ def check(config):
                 len(config.train.lr), len(config.train.lr_steps)
             )
         )
-    if config.train.micro_batch and config.train.batch_size % config.train.micro_batch:
-        raise UserError("train.micro_batch={}: must divide train.batch_size={}".format(config.train.micro_batch, config.train.batch_size))
+    if config.train.batch_size % config.train.replicas:
+        raise UserError("train.replicas={}: must divide train.batch_size={}".format(config.train.replicas, config.train.batch_size))
+    if config.train.micro_batch and config.train.batch_size // config.train.replicas % config.train.micro_batch:
+        what = "train.batch_size={}".format(config.train.batch_size)
+        if config.train.replicas > 1:
+            what += " / train.replicas={}".format(config.train.replicas)
+        raise UserError("train.micro_batch={}: must divide {}".format(config.train.micro_batch, what))
+    if config.evaluation.patience and not config.evaluation.samples:
+        raise UserError("evaluation.patience={}: needs evaluation.samples above 0".format(config.evaluation.patience))
     if config.train.micro_batch and config.train.batch_size // config.train.micro_batch > MOST_PARTS:
         text = "train.micro_batch={}: train.batch_size={} would go through the network in more than {} parts: choose a larger micro batch"
         raise UserError(text.format(config.train.micro_batch, config.train.batch_size, MOST_PARTS))
+    for where, uri in (
+        ("storage.uri", config.storage.uri),
+        ("storage.endpoint", config.storage.endpoint),
+        ("fetch.source", config.fetch.source),
+        ("fetch.manifest", config.fetch.manifest),
+        ("snapshot.uri", config.snapshot.uri),
+    ):
+        if _CREDENTIALS.match(uri):
+            raise UserError(
+                "{}: credentials do not belong into a URL, which is kept in config.json: use AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for S3, "
+                "~/.netrc for http".format(where)
+            )
     if any(not rate > 0 for rate in config.train.lr):
         raise UserError("train.lr={}: learning rates must be above 0".format(config.train.lr))
     if config.train.lr_steps != sorted(set(config.train.lr_steps)):

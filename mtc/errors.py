@@ -1,13 +1,21 @@
 """Errors that carry a decision: whose mistake it was and what the exit code of a command is.
 
 `UserError` is raised at the boundary (config, files, URLs) with one sentence that names the file, field and value, what was
-expected and what to do. `Stopped` means that a signal asked the run to end and that everything was saved. All other exceptions are bugs
-or failures of the machine.
+expected and what to do. `RunFailed` means that the work could not be finished, and why. `Stopped` means that a signal asked the run to end and that
+everything was saved. All other exceptions are bugs.
 """
 
 
 class UserError(Exception):
     """Bad input: the message is one clear sentence for the person who gave it. Commands end with exit code 2."""
+
+
+class RunFailed(Exception):
+    """The machine, the storage or the numbers do not let the run go on; nothing that was saved is lost. Commands end with exit code 1."""
+
+
+class TakenOver(RunFailed):
+    """Another trainer has taken over the run while this one was cut off: this one must not write any more."""
 
 
 class Stopped(Exception):

@@ -84,11 +84,17 @@ def read_json(path):
 
 def sha256(path):
     """Hexadecimal SHA-256 of a file."""
-    digest = hashlib.sha256()
     with open(str(path), "rb") as f:
-        for block in iter(lambda: f.read(BLOCK), b""):
-            digest.update(block)
-    return digest.hexdigest()
+        return digest_of(iter(lambda: f.read(BLOCK), b""))[1]
+
+
+def digest_of(blocks):
+    """Return (size, hexadecimal SHA-256) of what an iterator of bytes yields."""
+    digest, size = hashlib.sha256(), 0
+    for block in blocks:
+        digest.update(block)
+        size += len(block)
+    return size, digest.hexdigest()
 
 
 def digest(value):

@@ -39,6 +39,9 @@ class Data:
     """Batches that are made ready ahead of the step."""
     cache_mb: int = bounded(0, 0, 1048576)
     """Memory for decoded images and masks, in MB; what is decoded when it is full is not kept. 0: nothing is. The result is the same."""
+    max_bad_fraction: float = bounded(0.001, 0, 1)
+    """Share of a source's samples that may be unusable (file missing or truncated, mask that does not fit): each is replaced by the next one of its
+    source, counted and named in metrics.jsonl; beyond it the run stops. 0: the first one stops it."""
 
 
 @dataclass
@@ -155,6 +158,42 @@ class Train:
     """stages: keep only what enters each block and branch of the network and compute the rest again for the gradient: less memory, more time."""
     compile: str = choice("none", "none", "xla")
     """xla: let TensorFlow's compiler fuse operations (CPU, GPU). Measure it: docs/performance.md."""
+    replicas: int = bounded(1, 1, 64)
+    """Devices of this machine that share each batch (virtual ones on the CPU, GPUs 0, 1, …); batch_size is that of all together."""
+    deterministic: str = choice("auto", "auto", "yes", "no")
+    """yes: ask TensorFlow for kernels that give the same bits each time, and refuse what has none. auto: yes on the CPU. docs/reliability.md."""
+    ema: float = bounded(0.0, 0, 0.999999)
+    """Decay of the moving average of the weights, which is what gets evaluated then; kept in the checkpoint beside them. 0: none."""
+    skip_non_finite: int = bounded(0, 0, 1000000)
+    """Steps of the whole run that may be skipped because their loss or gradient is no number; one more stops the run."""
+
+
+@dataclass
+class Checkpoint:
+    """Which checkpoints stay in the run directory. One that is not in the storage yet always stays, and so does the newest."""
+
+    keep_last: int = bounded(5, 0)
+    """So many of the newest stay. 0: all."""
+    keep_every: int = bounded(0, 0)
+    """Those at a multiple of so many steps after train.start_step stay, too. 0: none for that reason."""
+    keep_best: int = bounded(1, 0, 1000)
+    """So many of the best by evaluation.metric stay, too; for evaluation.samples above 0."""
+    foreign: str = choice("refuse", "refuse", "accept")
+    """accept: go on from a checkpoint of another run or another configuration that is found in the run directory or the storage."""
+
+
+@dataclass
+class Evaluation:
+    """Held-out accuracy during training, at each checkpoint that falls due (not at those of a stop)."""
+
+    samples: int = bounded(0, 0)
+    """Held-out samples to evaluate, evenly spaced. 0: no evaluation before the report."""
+    metric: str = choice("pck", "pck", "auc")
+    """pck: PCK@0.1. auc: area under the PCK curve up to 0.5. Higher is better; it says which checkpoints are best, and when to stop early."""
+    patience: int = bounded(0, 0)
+    """Stop, successfully, after so many evaluations in a row without a better one. 0: never."""
+    min_gain: float = bounded(0.0, 0, 1)
+    """By how much an evaluation must beat the best one to count as better."""
 
 
 @dataclass
@@ -166,6 +205,16 @@ class Storage:
     endpoint: str = ""
     """URL of an S3-compatible server, for all that is read from and written to s3://. Empty: AWS."""
     region: str = ""
+    keep_last: int = bounded(0, 0)
+    """So many of the newest uploaded checkpoints stay in the storage. 0: all."""
+    keep_every: int = bounded(0, 0)
+    """Those at a multiple of so many steps after train.start_step stay there, too; checkpoint.keep_best holds there as well."""
+    lease_seconds: float = bounded(60.0, 1, 3600)
+    """A trainer on another machine that was not heard of for so long may be replaced, with --take-over."""
+    patience: float = bounded(600.0, 0, 604800)
+    """Seconds to go on trying, when training is done, to upload what is not there yet."""
+    resume: bool = True
+    """A run directory without checkpoints goes on from what the storage has under its name. False: such a name is refused."""
 
 
 @dataclass
@@ -225,6 +274,8 @@ class Config:
     targets: Targets = field(default_factory=Targets)
     snapshot: Snapshot = field(default_factory=Snapshot)
     train: Train = field(default_factory=Train)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    evaluation: Evaluation = field(default_factory=Evaluation)
     storage: Storage = field(default_factory=Storage)
     fetch: Fetch = field(default_factory=Fetch)
     report: Report = field(default_factory=Report)

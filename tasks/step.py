@@ -11,11 +11,12 @@ import os
 import signal
 import sys
 import time
-from typing import Any, Callable, Dict, List, NamedTuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
 from mtc import config as configuration
-from mtc import files, lock
-from mtc.errors import Stopped, UserError
+from mtc import files
+from mtc import lock as locks
+from mtc.errors import RunFailed, Stopped, UserError
 from mtc.sections import Config
 from mtc.storage import TransientError
 
@@ -30,6 +31,8 @@ class Context(NamedTuple):
     config: Config
     run_dir: str
     arguments: argparse.Namespace
+    lock: Optional[locks.Lock] = None
+    """The lock that the step holds."""
 
 
 class Result(NamedTuple):
@@ -50,6 +53,15 @@ class Step(NamedTuple):
     """JSON-able description of all that the result depends on; the step is skipped while it is the same."""
     run: Callable[[Context], Result]
     arguments: Callable[[argparse.ArgumentParser], None] = lambda parser: None
+    lock: str = ""
+    """Lock file in the run directory that the step holds while it runs, instead of one of its own: `RUN_LOCK` for what writes the run itself."""
+    always: bool = False
+    """Run even where nothing has changed: what it looks at is not all in its inputs."""
+
+
+RUN_LOCK = ".lock"
+RUN_LOCK_PATIENCE = 10.0
+"""Seconds after which a step is refused that wants a run which somebody else works on; for a holder that is saving, see `mtc.lock`."""
 
 
 def main(step, argv=None):
@@ -68,12 +80,12 @@ def _run(step, arguments, stack):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _stop)
         # Another process may be at the same step, saving after a signal: config.json and the record are its own until it has left.
-        stack.enter_context(lock.exclusive(os.path.join(run_dir, "steps", ".{}.lock".format(step.name)), "python -m tasks." + step.name))
+        held = stack.enter_context(_lock(step, run_dir))
         _claim_run_dir(run_dir, config)
-        context = Context(config, run_dir, arguments)  # from here on there is a place for a record
+        context = Context(config, run_dir, arguments, held)  # from here on there is a place for a record
         inputs = step.inputs(context)
         previous = read_record(run_dir, step.name)
-        if not arguments.force and _is_done(previous, inputs):
+        if not (arguments.force or step.always) and _is_done(previous, inputs):
             log.info("%s: nothing to do, inputs and outputs are as the last run left them (%s)", step.name, _record_path(run_dir, step.name))
             return SUCCESS
         result = step.run(context)
@@ -88,6 +100,10 @@ def _run(step, arguments, stack):
         log.warning("%s: stopped: %s", step.name, stop)
         _write_record(context, step, started, "stopped", error=str(stop))
         return STOPPED
+    except RunFailed as error:
+        log.error("%s failed: %s", step.name, error)
+        _write_record(context, step, started, "failed", error=str(error))
+        return FAILED
     except TransientError as error:
         log.error("%s failed, another try may succeed: %s", step.name, error)
         _write_record(context, step, started, "failed", error=str(error))
@@ -148,6 +164,14 @@ def _logging_to_stderr():
         log.removeHandler(handler)
 
 
+def _lock(step, run_dir):
+    if step.lock == RUN_LOCK:
+        path = os.path.join(run_dir, RUN_LOCK)
+        return locks.exclusive(path, "python -m tasks." + step.name, RUN_LOCK_PATIENCE, keep_history=True)
+    path = step.lock or os.path.join("steps", ".{}.lock".format(step.name))
+    return locks.exclusive(os.path.join(run_dir, path), "python -m tasks." + step.name)
+
+
 def _stop(number, frame):
     raise Stopped(signal.Signals(number).name)
 
@@ -171,8 +195,8 @@ def _claim_run_dir(run_dir, config):
         old = configuration.read(path)
         if old is not None and any(os.path.exists(os.path.join(run_dir, name)) for name in ("metrics.jsonl", "checkpoints")):
             changed = configuration.difference(configuration.identity(old), configuration.identity(config))
-            if changed:
-                raise UserError("{} holds a run whose {}: choose another --run-dir".format(run_dir, changed))
+            if changed and config.checkpoint.foreign != "accept":
+                raise UserError("{} holds a run whose {}: choose another --run-dir, or set checkpoint.foreign=accept".format(run_dir, changed))
         if old is None or configuration.to_dict(old) != configuration.to_dict(config):
             files.write_json(path, configuration.to_dict(config))
     except OSError as error:

@@ -13,7 +13,7 @@ from mtc.fetch import pretrained
 from mtc.training import checkpoints
 from tasks import step
 
-_HOW = ("log_every", "device", "threads", "micro_batch", "recompute", "compile")
+_HOW = ("log_every", "device", "threads", "micro_batch", "recompute", "compile", "replicas", "deterministic")
 """Keys of `train` that say how a run is computed, not what it is; compat.loss is another such key."""
 
 
@@ -35,7 +35,7 @@ def run(context):
     quiet.import_tensorflow()
     from mtc.training import loop  # TensorFlow takes seconds to load: not before the configuration is known to be good
 
-    figures = loop.train(context.config, context.run_dir)
+    figures = loop.train(context.config, context.run_dir, context.lock, take_over=context.arguments.take_over)
     last = figures["checkpoint"]
     return step.Result(outputs=[os.path.join(last, name) for name in sorted(os.listdir(last))], figures=figures)
 
@@ -45,7 +45,23 @@ def _labels(config):
     return [os.path.join(config.data.root, names[source]) for source, share in sorted(config.data.mix.items()) if share]
 
 
-STEP = step.Step(name="train", description="Train the network, resuming where the run directory left off.", inputs=inputs, run=run)
+def arguments(parser):
+    """Add what only training takes."""
+    parser.add_argument(
+        "--take-over",
+        action="store_true",
+        help="replace a trainer of the same run on another machine that is gone: once its lease in the storage has run out",
+    )
+
+
+STEP = step.Step(
+    name="train",
+    description="Train the network, resuming where the run directory left off.",
+    inputs=inputs,
+    run=run,
+    arguments=arguments,
+    lock=step.RUN_LOCK,
+)
 
 
 def main(argv=None):

@@ -49,6 +49,15 @@ def s3(s3_server, monkeypatch):
 
 
 @pytest.fixture
+def s3_proxy(s3, s3_server):
+    """A `Proxy` in front of `s3_server`, without faults; it adds conditional writes. Its `url` is the endpoint to use instead of `s3`."""
+    from benchmarks.crashing.proxy import Proxy  # needs botocore, which not every interpreter has
+
+    with Proxy(s3_server[0], key_id=S3_ID, secret=S3_SECRET) as proxy:
+        yield proxy
+
+
+@pytest.fixture
 def no_superpowers():
     """Let file permissions hold for root too: its right to pass over them (capabilities(7), CAP_DAC_*) is laid down during the test."""
     if os.geteuid():

@@ -3,6 +3,8 @@
 Everything random about sample n of a run follows from (seed, n): which source it comes from (`data.mix`, in turn), its place in that
 source's order of the epoch, and how it is cropped and varied. So any number of workers gives the same stream, and a resumed run continues it by
 starting at another n. OpenCV decodes and warps outside Python's lock, so threads use all cores; they write into the batch's own arrays.
+
+A sample that cannot be used is replaced by the next one of its source, with the randomness of n: that too follows from (seed, n) and the files.
 """
 
 import collections
@@ -15,8 +17,10 @@ from typing import List, NamedTuple
 import cv2
 import numpy as np
 
+from mtc.data.bad_samples import Bad, allowed
 from mtc.data.crop import crop_sample
 from mtc.data.image_files import Cache
+from mtc.errors import UserError
 
 _ORDER, _JITTER = 1, 2
 """Separate the random streams of one seed."""
@@ -41,6 +45,10 @@ class Batch(NamedTuple):
     """(B, J) bool."""
     is_3d: np.ndarray
     """(B,) bool."""
+    bad: List[Bad]
+    """Samples that could not be used and were replaced, in the order of the rows; what `names` has is the replacements."""
+    first: int = 0
+    """Number of the first sample in the run."""
 
 
 class SampleOrder:
@@ -114,13 +122,40 @@ class Pipeline:
             self._waiting.append(self._start())
         batch, futures = self._waiting.popleft()
         for future in futures:
-            future.result()
+            batch.bad.extend(future.result())
         return batch
+
+    def make(self, first):
+        """Return the `Batch` that begins with sample `first` of the run, made here and now; the stream goes on as if it had not been asked for."""
+        batch = self._empty(first)
+        for row, (n, source, index) in enumerate(self._numbered(first)):
+            batch.bad.extend(self._fill(batch, row, n, source, index))
+        return batch
+
+    def can_use(self, source, name):
+        """Whether a sample of this name can be used now: a file that was bad may have been repaired since."""
+        found = [sample for sample in self._samples.get(source, ()) if sample.name == name]
+        try:
+            for sample in found:
+                self._write(self._empty(0), 0, 0, sample)
+        except (UserError, OSError):
+            return False
+        return bool(found)
 
     def _start(self):
         """Return the next batch, whose arrays are still empty, and the futures that fill them."""
+        batch = self._empty(self._next)
+        futures = [self._pool.submit(self._fill, batch, row, *numbered) for row, numbered in enumerate(self._numbered(self._next))]
+        self._next += len(futures)
+        return batch, futures
+
+    def _numbered(self, first):
+        """Return [(n, source, index in the source)] of the samples of a batch."""
+        return [(n,) + self._order[n] for n in range(first, first + self._config.train.batch_size)]
+
+    def _empty(self, first):
         size, crop, joints = self._config.train.batch_size, self._config.model.crop, len(self._skeleton.joints)
-        batch = Batch(
+        return Batch(
             names=[""] * size,
             image=np.empty((size, crop, crop, 3), np.uint8),
             mask=np.empty((size, crop, crop), np.uint8),
@@ -128,15 +163,30 @@ class Pipeline:
             xyz=np.empty((size, joints, 3), np.float32),
             valid=np.empty((size, joints), bool),
             is_3d=np.empty(size, bool),
+            bad=[],
+            first=first,
         )
-        futures = [self._pool.submit(self._fill, batch, row, self._next + row, *self._order[self._next + row]) for row in range(size)]
-        self._next += size
-        return batch, futures
 
     def _fill(self, batch, row, n, source, index):
+        """Write sample n, or the first of those after it in its source that can be used. Returns the list of `Bad` ones before that.
+
+        Errors: UserError where there are more of them than the whole source may have.
+        """
+        samples, bad = self._samples[source], []
+        for place in range(index, index + 1 + min(allowed(self._config.data.max_bad_fraction, len(samples)), len(samples) - 1)):
+            sample = samples[place % len(samples)]
+            try:
+                self._write(batch, row, n, sample)
+                return bad
+            except (UserError, OSError) as error:
+                bad.append(Bad(n, source, sample.name, str(error)))
+        more = "; samples right after it that cannot be used either: {} (data.max_bad_fraction)".format(len(bad) - 1) if len(bad) > 1 else ""
+        raise UserError(bad[0].reason + more)
+
+    def _write(self, batch, row, n, sample):
         rng = self._of_thread.rng = jitter_generator(self._config.train.seed, n, getattr(self._of_thread, "rng", None))
         example = crop_sample(
-            self._samples[source][index],
+            sample,
             size=self._config.model.crop,
             config=self._config,
             skeleton=self._skeleton,

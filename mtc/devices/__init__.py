@@ -13,16 +13,20 @@ _KINDS = {"npu": npu, "gpu": gpu, "cpu": cpu}
 """In the order in which "auto" tries them."""
 
 
-def select(device, threads=0, compiler="none"):
-    """Return (kind, description, ConfigProto) for train.device ("auto", "cpu", "gpu" or "npu"), train.threads (0: one a core) and train.compile.
+def select(device, threads=0, compiler="none", replicas=1, deterministic="no"):
+    """Return (kind, description, ConfigProto) for train.device ("auto", "cpu", "gpu" or "npu"), train.threads (0: one a core), train.compile,
+    train.replicas and train.deterministic.
 
-    Errors: UserError where the device asked for is not there, or compiles in its own way.
+    Errors: UserError where the device asked for is not there, or not often enough, or compiles in its own way.
     """
     for kind, module in _KINDS.items():
         if device in (kind, "auto"):
             missing = module.missing()
             if not missing:
-                description, config = module.configure(threads)
+                description, config = module.configure(threads, replicas)
+                if deterministic == "yes" or deterministic == "auto" and kind == "cpu":
+                    _make_deterministic(kind, config)
+                    description += ", deterministic"
                 if compiler == "xla":
                     _compile(kind, config)
                     description += ", compiled by XLA"
@@ -30,6 +34,18 @@ def select(device, threads=0, compiler="none"):
             if device == kind:
                 raise UserError("train.device={}: {}".format(kind, missing))
     raise AssertionError(device)
+
+
+def _make_deterministic(kind, config):
+    """Ask for kernels that give the same bits each time."""
+    if kind == "npu":
+        config.graph_options.rewrite_options.custom_optimizers[0].parameter_map["deterministic"].i = 1
+        return
+    # TensorFlow 1.15 reads the first two, at the first session of the process; newer ones have the call.
+    os.environ["TF_DETERMINISTIC_OPS"] = os.environ["TF_CUDNN_DETERMINISTIC"] = "1"
+    enable = getattr(tf.config.experimental, "enable_op_determinism", None)
+    if enable is not None:
+        enable()
 
 
 def _compile(kind, config):

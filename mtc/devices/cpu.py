@@ -10,8 +10,10 @@ def missing():
     return ""
 
 
-def configure(threads):
-    """Return (description, ConfigProto) that keeps GPUs out."""
+def configure(threads, replicas=1):
+    """Return (description, ConfigProto) that keeps GPUs out; replicas are virtual devices, which share the threads."""
     threads = threads or os.cpu_count() or 1
-    config = tf.ConfigProto(intra_op_parallelism_threads=threads, inter_op_parallelism_threads=1, device_count={"GPU": 0})
-    return "CPU, {} thread{}".format(threads, "s" if threads > 1 else ""), config
+    devices = {"GPU": 0, "CPU": replicas}
+    config = tf.ConfigProto(intra_op_parallelism_threads=threads, inter_op_parallelism_threads=replicas, device_count=devices)
+    description = "CPU, {} thread{}".format(threads, "s" if threads > 1 else "")
+    return description + (", {} replicas".format(replicas) if replicas > 1 else ""), config

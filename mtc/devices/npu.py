@@ -10,6 +10,8 @@ import os
 
 import tensorflow.compat.v1 as tf
 
+from mtc.errors import UserError
+
 
 def missing():
     """Return why there is no NPU, or "" where its adapter is installed."""
@@ -18,8 +20,13 @@ def missing():
     return ""
 
 
-def configure(threads):
-    """Return (description, ConfigProto) for the device ASCEND_DEVICE_ID (0 where it is not set)."""
+def configure(threads, replicas=1):
+    """Return (description, ConfigProto) for the device ASCEND_DEVICE_ID (0 where it is not set).
+
+    Errors: UserError for several replicas: a process has one NPU.
+    """
+    if replicas > 1:
+        raise UserError("train.replicas={}: a process has one NPU; set it to 1".format(replicas))
     from npu_bridge.npu_init import npu_config_proto
     from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
 

@@ -103,7 +103,7 @@ def answer(samples, truth, config, skeleton, bundle, title):
     with network.Predictor(config, bundle) as predictor:
         for start in tqdm(range(0, len(samples), BATCH), desc=title, unit="batch", disable=None, leave=False):
             part = slice(start, start + BATCH)
-            images = np.stack([_crop(sample, config, skeleton).image for sample in samples[part]])
+            images = np.stack([crop_of(sample, config, skeleton).image for sample in samples[part]])
             heat, pof = predictor.maps(images)
             found = decode.keypoints(heat)
             uv.append(found[0])
@@ -162,13 +162,13 @@ def _pictures(samples, truth, trained, config, skeleton):
     pictures = []
     for i in baselines.evenly(range(len(samples)), config.report.pictures):
         near = metrics.distances(trained.uv[i], truth.uv[i]) <= THRESHOLDS[0] * truth.yardstick[i]
-        image = _crop(samples[i], config, skeleton).image
+        image = crop_of(samples[i], config, skeleton).image
         hits = int((near & truth.valid[i]).sum())
         pictures.append(Picture(truth.names[i], image, truth.uv[i], trained.uv[i], truth.valid[i], hits))
     return pictures
 
 
-def _crop(sample, config, skeleton):
+def crop_of(sample, config, skeleton):
     return crop.crop_sample(sample, size=config.model.crop, config=config, skeleton=skeleton, rng=None)
 
 

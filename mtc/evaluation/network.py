@@ -19,7 +19,8 @@ class Predictor:
             maps, layers = cpm.build(cpm.normalise(self._image), SKELETONS[config.model.kind], config.model.stages, config.model.width)
             self._answer = [maps.heat[-1], maps.pof[-1]]
             variables = {v.op.name: v for v in tf.trainable_variables()}
-            saver = tf.train.Saver(variables)
+            average = "/ExponentialMovingAverage" if config.train.ema else ""  # what a run with train.ema trains for
+            saver = tf.train.Saver({name + average: variable for name, variable in variables.items()})
             given = {name: tf.placeholder(tf.float32, variable.shape) for name, variable in variables.items()}
             assign = [tf.assign(variables[name], given[name]).op for name in variables]
             _, _, session_config = devices.select(config.train.device, config.train.threads)

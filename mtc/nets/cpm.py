@@ -96,14 +96,13 @@ def plan(skeleton, stages=6, width=1.0):
 
 
 def create(layers):
-    """Create the variables of layers. Returns {layer's name: (weights, biases)}."""
+    """Create the variables of layers. Returns {layer's name: (weights, biases)}. Their values come from `initial_values` or a checkpoint."""
     made = {}
     with tf.variable_scope(SCOPE):
         for layer in layers:
             with tf.variable_scope(layer.name):
-                limit = _glorot(layer)
                 shape = [layer.kernel, layer.kernel, layer.inputs, layer.outputs]
-                weights = tf.get_variable("weights", shape, tf.float32, tf.random_uniform_initializer(-limit, limit))
+                weights = tf.get_variable("weights", shape, tf.float32, tf.zeros_initializer())
                 biases = tf.get_variable("biases", [layer.outputs], tf.float32, tf.constant_initializer(_BIAS))
             made[layer.name] = weights, biases
     return made

@@ -1,16 +1,27 @@
-"""Storage in a folder of a mounted file system: objects are files, written under a temporary name and renamed (`mtc.files`)."""
+"""Storage in a folder of a mounted file system: objects are files, written under a temporary name and renamed (`mtc.files`).
+
+An object's version is the SHA-256 of its content. Whoever changes an object holds the lock of the whole store, flock(2) on a hidden file in its root,
+so between a conditional write's look at the version and its rename nobody else writes, in no process. A file system without locks still takes
+unconditional writes.
+"""
 
 import contextlib
 import errno
+import fcntl
+import hashlib
 import os
 import pathlib
 import shutil
+from contextlib import ExitStack
 
 from mtc import files
 from mtc.errors import UserError
-from mtc.storage import Storage, TransientError, check_key, is_temporary
+from mtc.storage import Conflict, Storage, TransientError, abandonable, check_key, is_temporary
 
 _MENDED_BY_PEOPLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+_LOCK = ".mtc-store-lock.tmp"
+"""Named like a temporary file, so that it is no object."""
 
 
 class LocalStorage(Storage):
@@ -19,28 +30,42 @@ class LocalStorage(Storage):
     def __init__(self, root):
         self.root = os.path.abspath(os.path.expanduser(root))
 
-    def put(self, path, key):
+    def put(self, path, key, on_bytes=None):
         target = self._path(key)
-        with open(path, "rb") as source, self._errors(key), files.atomic_file(target) as f:
-            shutil.copyfileobj(source, f, files.BLOCK)
+        with open(path, "rb") as source, abandonable(on_bytes) as count, self._errors(key), ExitStack() as renamed, files.atomic_file(target) as f:
+            for block in iter(lambda: source.read(files.BLOCK), b""):
+                count(len(block))
+                f.write(block)
+            f.flush()
+            os.fsync(f.fileno())  # takes its time, so not while others wait for the lock
+            renamed.enter_context(self._locked())
 
     def get(self, key, path):
         with self._errors(key), open(self._path(key), "rb") as source, files.atomic_file(path) as f:
             shutil.copyfileobj(source, f, files.BLOCK)
 
-    def read(self, key):
+    def read_versioned(self, key):
         path = self._path(key)
         with self._errors(key):
             try:
                 with open(path, "rb") as f:
-                    return f.read()
+                    data = f.read()
             except FileNotFoundError:
-                return None
+                return None, ""
+        return data, _version(data)
 
-    def write(self, key, data):
+    def write(self, key, data, expected=None):
         path = self._path(key)
         with self._errors(key):
-            files.write_bytes(path, data)
+            os.makedirs(self.root, exist_ok=True)
+            with self._locked(needed=expected is not None):
+                if expected is not None and self.read_versioned(key)[1] != expected:
+                    raise Conflict(self.url(key))
+                files.write_bytes(path, data)
+        return _version(data)
+
+    def honours_conditions(self):
+        return True
 
     def stream(self, key, start=0):
         with self._errors(key):
@@ -63,9 +88,20 @@ class LocalStorage(Storage):
 
     def delete(self, key):
         path = self._path(key)
-        with self._errors(key), contextlib.suppress(FileNotFoundError):
+        with self._errors(key), contextlib.suppress(FileNotFoundError), self._locked():
             os.unlink(path)
             files.fsync_dir(os.path.dirname(path))
+
+    def abort_uploads(self, prefix=""):
+        top, count = self._path(prefix) if prefix else self.root, 0
+        with self._errors(prefix):
+            for folder, _, names in os.walk(top, onerror=_unless_missing):
+                for name in names:
+                    if is_temporary(name) and name != _LOCK:
+                        with contextlib.suppress(FileNotFoundError):  # finished or removed meanwhile
+                            os.unlink(os.path.join(folder, name))
+                            count += 1
+        return count
 
     def url(self, key):
         return pathlib.Path(self.root, *check_key(key).split("/")).as_uri() if key else pathlib.Path(self.root).as_uri()
@@ -76,6 +112,23 @@ class LocalStorage(Storage):
     def _blocks(self, f, key):
         with f, self._errors(key):
             yield from iter(lambda: f.read(files.BLOCK), b"")
+
+    @contextlib.contextmanager
+    def _locked(self, needed=False):
+        """Let nobody else change an object meanwhile; needed: fail where the file system has no locks."""
+        fd = os.open(os.path.join(self.root, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX)
+            except OSError as error:
+                if needed or error.errno not in _NO_LOCKS:
+                    raise
+            yield
+        finally:
+            # Closing would not do: another thread may have forked a process meanwhile, which has the descriptor too.
+            with contextlib.suppress(OSError):
+                fcntl.flock(fd, fcntl.LOCK_UN)
+            os.close(fd)
 
     @contextlib.contextmanager
     def _errors(self, key):
@@ -89,6 +142,10 @@ class LocalStorage(Storage):
             if error.errno in _MENDED_BY_PEOPLE:
                 raise UserError("folder {} cannot be used ({}): make it accessible or choose another one".format(self.root, reason)) from None
             raise TransientError(reason) from error
+
+
+def _version(data):
+    return hashlib.sha256(data).hexdigest()
 
 
 def _unless_missing(error):

@@ -1,8 +1,10 @@
 """The training run: one linear function from samples to the last uploaded checkpoint.
 
-Crash safety: a checkpoint is a directory that is whole or absent (`mtc.training.checkpoints`); sample n of the run follows from (seed, n)
-alone (`mtc.data.pipeline`), and step s uses samples (s - start - 1) * batch to (s - start) * batch - 1, so weights, Adam's slots and the
-step are all that a run needs to go on; metrics.jsonl gets a line a step, and those of a checkpoint's steps before the checkpoint.
+Crash safety: a checkpoint is a directory that is whole or absent (`mtc.training.checkpoints`), written from a copy on the host while the next steps
+run (`mtc.training.writer`); it holds the variables and all else that decides how the run goes on (`mtc.training.state`). Sample n of the run follows
+from (seed, n) alone (`mtc.data.pipeline`), and n is part of the state, so a run that goes on is the run that was not interrupted, bit for bit.
+metrics.jsonl gets a line a step, and those of a checkpoint's steps before the checkpoint. Nobody else writes here meanwhile: the run directory is
+locked (`mtc.lock`), and the place in the storage is leased (`mtc.storage.lease`).
 """
 
 import contextlib
@@ -13,6 +15,8 @@ import math
 import os
 import platform
 import signal
+import socket
+import threading
 import time
 import uuid
 
@@ -21,17 +25,23 @@ import tensorflow.compat.v1 as tf
 
 import mtc
 from mtc import config as configuration
-from mtc import devices, files, lock, snapshot, storage
-from mtc.data import pipeline, readers
-from mtc.errors import Stopped, UserError
+from mtc import devices, files, snapshot, storage
+from mtc import lock as locks
+from mtc.data import bad_samples, pipeline, readers
+from mtc.errors import RunFailed, Stopped, TakenOver, UserError
+from mtc.evaluation.during_training import Examiner
 from mtc.fetch import pretrained
 from mtc.nets import cpm
 from mtc.skeleton import SKELETONS
+from mtc.storage import backoff, retention
+from mtc.storage import lease as leases
 from mtc.storage import uploader as uploads
-from mtc.training import checkpoints, optimizer
+from mtc.training import bundle, checkpoints, faults, optimizer, remote
 from mtc.training import graph as graphs
+from mtc.training import state as states
 from mtc.training.journal import Journal, log_to_file
 from mtc.training.steps import Steps
+from mtc.training.writer import CheckpointWriter
 
 log = logging.getLogger("mtc.training")
 
@@ -41,25 +51,29 @@ TELL_SECONDS = 2.0
 UPLOAD_GRACE = 5.0
 """Seconds that uploads get when a run is stopped; what is not there by then, the next run of the directory uploads."""
 
+START_PATIENCE = 60.0
+"""Seconds to wait, at the start, for a storage that is away."""
 
-def train(config, run_dir):
-    """Train as a `mtc.sections.Config` says, in `run_dir`, from its newest good checkpoint if there is one.
 
-    Returns {"step", "checkpoint", "loss", "resumed", "uploaded"}. Errors: UserError for what a person can mend; `mtc.errors.Stopped` when
-    SIGTERM or SIGINT asked for the end and a checkpoint has been saved; RuntimeError for a loss that is not finite, and for checkpoints
-    that could not be uploaded.
+def train(config, run_dir, lock, take_over=False):
+    """Train as a `mtc.sections.Config` says, in `run_dir`, from its newest good checkpoint if there is one, here or in the storage.
+
+    lock: the `mtc.lock.Lock` of the run directory, held; take_over: replace a trainer on another machine whose lease has run out.
+    Returns {"step", "checkpoint", "loss", "resumed", "uploaded", "early_stop", "skipped", "bad_samples", "seconds"}. Errors: UserError for what a person
+    can mend; `mtc.errors.Stopped` when SIGTERM or SIGINT asked for the end and a checkpoint has been saved; RunFailed for a loss or gradient that is not
+    finite, a checkpoint that cannot be written, and checkpoints that could not be uploaded; TakenOver where another trainer has taken the run.
     """
     skeleton = SKELETONS[config.model.kind]
-    last = config.train.steps
+    last, batch_size = config.train.steps, config.train.batch_size
     with contextlib.ExitStack() as stack:
-        stack.enter_context(lock.exclusive(os.path.join(run_dir, ".lock"), "trainer"))
         log_file = stack.enter_context(log_to_file(run_dir))
 
         # ---- data, device, graph
         samples = readers.training(config)
         for source, found in samples.items():
             log.info("loading dataset %s of size %d", source, len(found))
-        kind, device, session_config = devices.select(config.train.device, config.train.threads, config.train.compile)
+        options = config.train.threads, config.train.compile, config.train.replicas, config.train.deterministic
+        kind, device, session_config = devices.select(config.train.device, *options)
         peak = devices.peak.measure(kind, session_config)
         log.info("TensorFlow %s on %s%s", tf.__version__, device, ", {:.0f} GFLOP/s in matrix products".format(peak / 1e9) if peak else "")
         training = graphs.build(config, skeleton, kind)
@@ -67,129 +81,228 @@ def train(config, run_dir):
         for term in dead:
             log.warning("%s is 0 by construction: no sample of this configuration can train it (compat.ignore_paf_2d with 2D labels only)", term)
         session = stack.enter_context(tf.Session(graph=training.graph, config=session_config))
+        examiner = Examiner(config, skeleton) if config.evaluation.samples else None
 
-        # ---- where to start: 1. the run's own newest good checkpoint, 2. a snapshot, 3. initial weights
+        # ---- the run's place in the storage: whose it is, and that nobody else trains there
+        prefix = os.path.basename(os.path.abspath(run_dir))
+        store = storage.open_storage(config.storage.uri, config.storage.endpoint, config.storage.region)
+
+        def patiently(action):
+            return backoff.patiently(action, store.url(""), START_PATIENCE)
+
+        uid, is_new = _run_uid(run_dir, config, patiently(lambda: uploads.run_of(store, prefix)), store.url(prefix))
+        patiently(lambda: uploads.claim_prefix(store, prefix, uid))
+        lease = patiently(functools.partial(_lease, store, prefix, uid, config, lock, take_over))
+        stack.callback(lease.close)
+
+        # ---- where to start: 1. the run's own newest good checkpoint, here or in the storage, 2. a snapshot, 3. initial weights
         resumed = checkpoints.newest_good(run_dir)
+        if config.storage.resume:
+            above = checkpoints.step_of(resumed) if resumed else -1
+            resumed = patiently(lambda: remote.newest_good(store, prefix, run_dir, above)) or resumed
+            patiently(lambda: remote.fetch_journal(store, prefix, run_dir))
         loaded = None
         if resumed:
-            training.saver.restore(session, checkpoints.bundle_prefix(resumed))
-            step = checkpoints.state(resumed)["step"]
-            log.info("resuming after step %d from %s", step, resumed)
+            checkpoints.check_is_of(resumed, uid, config, accept=config.checkpoint.foreign == "accept")
+            training.set_variables(session, _restored(resumed, training))
+            state = states.from_json(checkpoints.state(resumed))
+            log.info("resuming after step %d from %s", state.step, resumed)
             if config.snapshot.uri not in ("auto", "none"):
                 log.info("snapshot.uri=%s is not read again: the run goes on from its own checkpoint", config.snapshot.uri)
         else:
-            step = config.train.start_step
+            state = states.RunState(step=config.train.start_step, samples=0)
             training.set_variables(session, graphs.initial_values(training, config))
             loaded = pretrained.locate(config.snapshot)
             if loaded:
-                options = {"discard": config.snapshot.discard, "rename": config.snapshot.rename, "adam": config.snapshot.adam}
-                training.set_variables(session, snapshot.read(loaded, training.variable_shapes(), **options))
+                rules = {"discard": config.snapshot.discard, "rename": config.snapshot.rename, "adam": config.snapshot.adam}
+                values = snapshot.read(loaded, training.variable_shapes(), **rules)
+                training.set_variables(session, graphs.with_averages(values, training))
             else:
                 log.info("no snapshot (snapshot.uri=%s): training starts from initial weights", config.snapshot.uri)
-                if step:
-                    log.warning("train.start_step=%d belongs to a snapshot: initial weights get the learning rate of step %d", step, step + 1)
+                if state.step:
+                    text = "train.start_step=%d belongs to a snapshot: initial weights get the learning rate of step %d"
+                    log.warning(text, state.step, state.step + 1)
+        if is_new:
+            files.write_json(os.path.join(run_dir, "run.json"), {"v": 1, "uid": uid})
 
-        # ---- storage and journal
-        uid = _run_uid(run_dir)
-        prefix = os.path.basename(os.path.abspath(run_dir))
-        store = storage.open_storage(config.storage.uri, config.storage.endpoint, config.storage.region)
-        uploads.claim_prefix(store, prefix, uid)
+        # ---- journal, uploads, checkpoints
         flop = cpm.training_flop(training.layers, config.model.crop, pof_is_dead=bool(dead))
-        journal = stack.enter_context(Journal(run_dir, log_file, step + 1, last, config.train.log_every, config.train.batch_size, flop, peak))
-        facts = {"step": step, "uid": uid, "resumed": bool(resumed), "versions": versions()}
+        journal = stack.enter_context(Journal(run_dir, log_file, state.step + 1, last, config.train.log_every, batch_size, flop, peak))
+        facts = {"step": state.step, "uid": uid, "resumed": bool(resumed), "versions": versions(), "fence": lock.holder.fence, "lease": lease.fence}
         facts["device"] = {"kind": kind, "name": device, "flop_per_second": peak}
         shapes = training.variable_shapes()
         parameters = int(sum(np.prod(shapes[name]) for name, _ in cpm.variables(training.layers)))
         journal.record("start", snapshot=loaded and {"prefix": loaded}, parameters=parameters, dead_terms=dead, flop_per_image=flop, **facts)
-        on_event = functools.partial(_record_upload, journal)
-        uploader = uploads.Uploader(store, prefix, on_event=on_event, problem=checkpoints.problem)
-        stack.callback(uploader.close)
-        for directory in reversed(checkpoints.listed(run_dir)):  # what an earlier attempt could not send any more
+
+        pruning = threading.Lock()
+
+        def prune(newest):
+            """Apply the run directory's retention to what is not newer than `newest`; a damaged newer checkpoint does not push out a good one."""
+            with pruning:
+                here = {checkpoints.step_of(directory): directory for directory in checkpoints.listed(run_dir)}
+                keep = uploader.needed() | set(state.best(config.checkpoint.keep_best))
+                rule = config.checkpoint
+                steps = [step for step in here if step <= newest]
+                for step in retention.superfluous(steps, rule.keep_last, rule.keep_every, config.train.start_step, keep):
+                    checkpoints.remove(here[step])
+
+        def on_upload(event, **facts):
+            _record_upload(journal, event, **facts)
+            if event == "uploaded" and writer.saved:
+                prune(checkpoints.step_of(writer.saved))
+
+        def on_saved(directory, step, seconds, stalled, copied):
+            size = sum(os.path.getsize(os.path.join(directory, name)) for name in os.listdir(directory))
+            figures = {"bytes": size, "seconds": round(seconds, 3), "stalled": round(stalled, 3), "copied": round(copied, 3)}
+            journal.record("checkpoint", step=step, path=os.path.abspath(directory), **figures)
+            log.info("Saved a snapshot: %s", directory)
             uploader.submit(directory)
+            prune(step)
 
-        def tell():
-            """Journal the steps that are not yet."""
-            nonlocal loss, told
-            for made in steps.done():
-                if not math.isfinite(made.losses.total):
-                    journal.record("end", step=made.number, status="failed")
-                    raise RuntimeError(_not_finite(made, directory))
-                journal.step(made)
-                loss = made.losses.total
-            told = time.monotonic()
-
-        def save():
-            started = time.time()
-            tell()  # before the checkpoint, so that all its steps are in the journal
-            if not session.run(training.finite):
-                raise RuntimeError("the weights are not finite after step {}; the last good checkpoint is {}".format(step, directory or "none"))
-            saved = checkpoints.save(
-                run_dir,
-                step,
-                lambda path: training.saver.save(session, path, write_meta_graph=False, write_state=False),
-                {"uid": uid, "config": configuration.identity(config), "samples": (step - config.train.start_step) * config.train.batch_size},
-            )
-            size = sum(os.path.getsize(os.path.join(saved, name)) for name in os.listdir(saved))
-            journal.record("checkpoint", step=step, path=os.path.abspath(saved), bytes=size, seconds=round(time.time() - started, 3))
-            log.info("Saved a snapshot: %s", saved)
-            uploader.submit(saved)
-            return saved
+        uploader = uploads.Uploader(
+            store,
+            prefix,
+            os.path.join(run_dir, "uploads.json"),
+            lease=lease,
+            present=list(reversed(checkpoints.listed(run_dir))),  # what an earlier attempt could not send any more
+            keep=uploads.retained_by(config.storage, config.train.start_step, lambda: state.best(config.checkpoint.keep_best)),
+            extras={"metrics.jsonl": os.path.join(run_dir, "metrics.jsonl")},
+            on_event=on_upload,
+            problem=checkpoints.problem,
+        )
+        stack.callback(uploader.close)
+        writer = stack.enter_context(CheckpointWriter(run_dir, on_saved, guard=lock.check, before=journal.sync))
+        writer.saved = resumed
 
         # ---- the loop
-        stopping = stack.enter_context(_signals())
-        loss, directory, told = None, resumed, time.monotonic()
-        first = step
-        first_sample = (first - config.train.start_step) * config.train.batch_size
-        batches = stack.enter_context(pipeline.Pipeline(samples, config, skeleton, first=first_sample))
-        steps = Steps(session, training, batches, last)
-        if step < last:
+        stopping = stack.enter_context(_signals(lock))
+        clock, told, loss, fault = states.Clock(state), time.monotonic(), None, None
+        sizes = {source: len(found) for source, found in samples.items()}
+        batches = stack.enter_context(pipeline.Pipeline(samples, config, skeleton, first=state.samples))
+        known = [entry for entry in state.bad_samples if not batches.can_use(*entry[:2])]  # others were repaired
+        bad = bad_samples.BadSamples(sizes, config.data.max_bad_fraction, known=known)
+        bad.check()
+        steps = Steps(session, training, batches, last, skipped=state.skipped)
+        first = step = state.step
+        if step < last and not state.stopped_early:
             log.info("Starting to train ...")
-        while step < last and not stopping:
+
+        def tell():
+            """Journal the steps that are not yet, and let the state follow."""
+            nonlocal loss, told, fault
+            refusal = None
+            for made in steps.done():
+                if made.refused:
+                    fault = fault or made
+                    continue
+                journal.step(made)
+                state.step, state.samples = made.number, made.first_sample + batch_size
+                state.skipped += made.skipped
+                loss = made.losses.total
+                if made.skipped:
+                    log.warning("step %d is skipped: %s", made.number, _not_finite(made))
+                    journal.record("skipped", step=made.number, names=made.names, path=faults.save_batch(run_dir, made, batches.make(made.first_sample)))
+                try:
+                    for entry in bad.add(made.bad):
+                        log.warning("sample %s of %s is replaced by the next one: %s", entry.name, entry.source, entry.reason)
+                        journal.record("bad_sample", step=made.number, source=entry.source, name=entry.name, reason=entry.reason)
+                except UserError as error:  # the steps that follow in this block are made already
+                    refusal = refusal or error
+            state.bad_samples = bad.state()
+            clock.tick()
+            told = time.monotonic()
+            if refusal:
+                raise refusal
+
+        def save(due=False):
+            """Start to write the checkpoint of the last step, from a copy on the host. due: by the schedule, which is when accuracy is looked at."""
+            tell()  # before the checkpoint, so that all its steps are in the journal
+            if fault:
+                return
+            if due and examiner:
+                score = examiner.score(lambda images: session.run(training.examine[1], {training.examine[0]: images}), graphs.EXAMINED)
+                best = state.judge(score, config.evaluation)
+                journal.record("evaluation", step=state.step, metric=config.evaluation.metric, score=score, samples=len(examiner), best=best)
+                log.info("held-out %s %.4f after step %d%s", config.evaluation.metric, score, state.step, ", the best so far" if best else "")
+            writer.save(state.step, lambda: session.run(training.values), facts_of_state)
+
+        def facts_of_state():
+            identity = {"uid": uid, "fence": lock.holder.fence, "config": configuration.identity(config)}
+            return dict(state.to_json(), **identity)
+
+        def end(status, **more):
+            with contextlib.suppress(TakenOver):
+                lock.check()  # the journal is somebody else's now
+                _end(status, **more)
+
+        def _end(status, **more):
+            journal.record("end", step=state.step, status=status, seconds=round(state.seconds, 3), skipped=state.skipped, **more)
+
+        while step < last and not stopping and not fault and not state.stopped_early:
+            writer.check()
+            uploader.check()
             rate = optimizer.learning_rate(step + 1, config.train.lr, config.train.lr_steps, config.compat.lr_boundary == "legacy")
             try:
                 steps.run(step + 1, rate)
-            except UserError:  # a file that cannot be read: the steps until here are not lost by it
-                directory = save() if step > first else directory
+                step += 1
+                if step == last or (step - config.train.start_step) % config.train.snapshot_every == 0:
+                    save(due=True)
+                elif steps.full() or step % config.train.log_every == 0 or time.monotonic() - told > TELL_SECONDS:
+                    tell()
+            except UserError:  # files that cannot be read: the steps until here are not lost by it
+                if step > first:
+                    save()
+                    writer.wait()
                 _finish_uploads(uploader, stopping, patience=UPLOAD_GRACE)
-                journal.record("end", step=step, status="failed")
+                end("failed")
+                raise
+            except RunFailed:
+                end("failed")
                 raise
             except Exception:
                 with contextlib.suppress(Exception):  # the device may be gone; the first error is the one to tell
                     tell()
                 raise
-            step += 1
-            if step == last or (step - config.train.start_step) % config.train.snapshot_every == 0:
-                directory = save()
-            elif steps.full() or step % config.train.log_every == 0 or time.monotonic() - told > TELL_SECONDS:
-                tell()
 
         # ---- the end: nothing unsaved, nothing pending
-        if stopping and step < last:
-            directory = save() if step > first else directory
-        elif not _finish_uploads(uploader, stopping):
-            journal.record("end", step=step, status="success")
-            log.info("Training finished: step %d, %s", step, directory)
-            return {
-                "step": step,
-                "checkpoint": os.path.abspath(directory),
-                "loss": loss,
-                "resumed": bool(resumed),
-                "uploaded": store.url("{}/checkpoints/{}".format(prefix, os.path.basename(directory))),
-            }
-        _finish_uploads(uploader, [], patience=UPLOAD_GRACE)
-        journal.record("end", step=step, status="stopped")
-        raise Stopped("{} at step {}; {}".format(stopping[0], step, "saved " + directory if directory else "no step was made"))
-
-
-def _run_uid(run_dir):
-    """Return the run's unique id, made by its first start: names repeat, and two runs must not share a place in the storage."""
-    path = os.path.join(run_dir, "run.json")
-    try:
-        if files.read_json(path) is None:
-            files.write_json(path, {"v": 1, "uid": uuid.uuid4().hex})
-        return files.read_json(path)["uid"]
-    except (ValueError, KeyError, TypeError):
-        raise UserError("{} is damaged: restore it, or start anew with another --run-dir".format(path)) from None
+        if fault:
+            raise _stop_for(fault, run_dir, state, session, training, batches, writer, uploader, journal, facts_of_state, end)
+        if stopping and step < last and not state.stopped_early:
+            if step > first:
+                save()
+            writer.wait()
+            _finish_uploads(uploader, [], patience=UPLOAD_GRACE)
+            end("stopped")
+            raise Stopped("{} at step {}; {}".format(stopping[0], step, "saved " + writer.saved if writer.saved else "no step was made"))
+        try:
+            writer.wait()
+            complete = _finish_uploads(uploader, stopping, patience=config.storage.patience)
+        except RunFailed:
+            end("failed")
+            raise
+        if not complete and stopping:
+            _finish_uploads(uploader, [], patience=UPLOAD_GRACE)
+            end("stopped")
+            raise Stopped("{} while uploads were waiting; saved {}".format(stopping[0], writer.saved))
+        if not complete:
+            end("failed")
+            raise RunFailed(_only_here(uploader))
+        end("success", early_stop=state.stopped_early)
+        log.info("Training finished: step %d, %s", state.step, writer.saved)
+        if state.stopped_early:
+            log.info("stopped early: %d evaluations without a better one; the best are of steps %s", state.without_gain, state.best(3))
+        return {
+            "step": state.step,
+            "checkpoint": os.path.abspath(writer.saved),
+            "loss": loss,
+            "resumed": bool(resumed),
+            "uploaded": store.url("{}/checkpoints/{}".format(prefix, os.path.basename(writer.saved))),
+            "early_stop": state.stopped_early,
+            "best": state.best(1),
+            "skipped": state.skipped,
+            "bad_samples": len(state.bad_samples),
+            "seconds": round(state.seconds, 3),
+        }
 
 
 def versions():
@@ -199,16 +312,109 @@ def versions():
     return found
 
 
+def _run_uid(run_dir, config, owner, where):
+    """Return (the run's unique id, whether run.json has yet to be written).
+
+    Made by the run's first start: names repeat, and two runs must not share a place in the storage. A run directory without an id takes up the run whose
+    place in the storage has its name; owner: that run's id, or None.
+    """
+    path = os.path.join(run_dir, "run.json")
+    try:
+        found = files.read_json(path)
+        if found is not None:
+            return found["uid"], False
+    except (ValueError, KeyError, TypeError):
+        raise UserError("{} is damaged: restore it, or start anew with another --run-dir".format(path)) from None
+    if owner is None:
+        return uuid.uuid4().hex, True
+    if not config.storage.resume:
+        raise UserError("{} belongs to another run (uid {}) and storage.resume is false: choose another name or storage.uri".format(where, owner))
+    log.info("%s has no run yet: going on with run %s from %s (storage.resume=false to refuse)", run_dir, owner, where)
+    return owner, True
+
+
+def _lease(store, prefix, uid, config, lock, take_over):
+    """Return the lease on the run's place in the storage; its token is the lock's, so that the next holder of the lock knows whom it can replace."""
+    gone = set()
+    if lock.previous_is_gone:
+        gone = {line["token"] for line in locks.history(lock.path) if line["host"] == socket.gethostname()}
+        gone |= {lock.previous.token} if lock.previous else set()
+        gone.discard(lock.holder.token)
+    return leases.acquire(store, prefix, uid, lock.holder, config.storage.lease_seconds, gone=gone, take_over=take_over)
+
+
+def _restored(directory, training):
+    """Return {name: array} of a checkpoint. Errors: UserError where it is not of this network."""
+    values, shapes = bundle.read(checkpoints.bundle_prefix(directory)), training.variable_shapes()
+    different = sorted(name for name in set(values) | set(shapes) if name not in values or name not in shapes or values[name].shape != shapes[name])
+    if different:
+        raise UserError(
+            "checkpoint {} is not of this network: {} ({} in all); change model.* and train.ema, or choose another --run-dir".format(
+                directory, ", ".join(different[:3]), len(different)
+            )
+        )
+    return values
+
+
+def _stop_for(fault, run_dir, state, session, training, batches, writer, uploader, journal, facts_of_state, end):
+    """Save the steps before a fault and the batch that led to it; return the error that says so."""
+    path = faults.save_batch(run_dir, fault, batches.make(fault.first_sample))
+    journal.record("non_finite", step=fault.number, loss=fault.losses.total, grad_norm=fault.grad_norm, names=fault.names, path=path)
+    why = ""
+    try:
+        if writer.saved is None or checkpoints.step_of(writer.saved) < state.step:
+            writer.save(state.step, lambda: session.run(training.values), facts_of_state)
+        writer.wait()
+        _finish_uploads(uploader, [], patience=UPLOAD_GRACE)
+    except RunFailed as error:
+        why = "; {}".format(error)
+    end("failed")
+    text = (
+        "step {}: {} (learning rate {:g}, samples {}; {}); the run is saved as it was before: {}{}; a lower train.lr may help, "
+        "or train.skip_non_finite={} to pass over this step; if that checkpoint is spoiled already, remove it to go on from the one before"
+    )
+    look = "see {}".format(path) if path else "the batch could not be saved"
+    names = ", ".join(fault.names)
+    return RunFailed(text.format(fault.number, _not_finite(fault), fault.rate, names, look, writer.saved or "no checkpoint", why, state.skipped + 1))
+
+
+def _not_finite(made):
+    if not math.isfinite(made.losses.total):
+        return "the loss is {}".format(made.losses.total)
+    return "the gradient's norm is {} (the loss is {:g})".format(made.grad_norm, made.losses.total)
+
+
 @contextlib.contextmanager
-def _signals():
-    """Yield a list that SIGTERM and SIGINT append their names to, so that the loop ends after the step under way."""
-    names = []
+def _signals(lock):
+    """Yield a list that SIGTERM and SIGINT append their names to, so that the loop ends after the step under way.
+
+    Python runs a handler between two of its own instructions, so not before the step has ended; the byte that it writes to the wake-up pipe arrives at
+    once, and tells whoever waits for the lock that its holder is on its way out.
+    """
+    names, (awake, wake) = [], os.pipe()
+    os.set_blocking(wake, False)
+
+    def watch():
+        while True:
+            number = os.read(awake, 1)
+            if number in (b"", b"\0"):
+                return
+            lock.leave()
+
+    watcher = threading.Thread(target=watch, name="signals", daemon=True)
+    watcher.start()
+    old_wake = signal.set_wakeup_fd(wake)
     old = {number: signal.signal(number, lambda n, frame: names.append(signal.Signals(n).name)) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield names
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(old_wake)
+        os.write(wake, b"\0")
+        watcher.join()
+        os.close(wake)
+        os.close(awake)
 
 
 def _record_upload(journal, event, **facts):
@@ -216,29 +422,31 @@ def _record_upload(journal, event, **facts):
         journal.record("upload", step=facts["step"], uri=facts["uri"], seconds=facts["seconds"])
     elif event == "failed":
         journal.record("upload_failed", checkpoint=facts["checkpoint"], reason=facts["reason"])
+    elif event == "removed":
+        journal.record("upload_removed", step=facts["step"])
 
 
-def _finish_uploads(uploader, stopping, patience=math.inf):
-    """Wait for the uploads until a signal comes, at most `patience` seconds. Returns whether some are left to the next run of this directory.
+def _finish_uploads(uploader, stopping, patience):
+    """Wait for the uploads until a signal comes, at most `patience` seconds. Returns whether all checkpoints are in the storage.
 
-    Errors: RuntimeError for those that failed for good, unless there was little patience anyway.
+    Errors: TakenOver.
     """
     if uploader.pending():
         log.info("waiting for %d uploads", uploader.pending())
     give_up = time.monotonic() + patience
-    while uploader.pending() and not stopping and time.monotonic() < give_up:
-        uploader.wait(0.5)
-    failed = uploader.wait(0)
-    if failed and patience == math.inf and not stopping:
-        raise RuntimeError(
-            "checkpoints {} could not be uploaded; they are safe in the run directory: run again to upload them".format(", ".join(failed))
-        )
-    return bool(uploader.pending())
+    while not uploader.wait(0.2) and not stopping and time.monotonic() < give_up:
+        uploader.check()
+    uploader.check()
+    return uploader.wait(0) and not uploader.failed()
 
 
-def _not_finite(made, directory):
-    text = (
-        "the loss is {} at step {} (learning rate {:g}, samples {}); the last good checkpoint is {}; "
-        "a lower train.lr may help, and if that checkpoint leads here again, delete it"
+def _only_here(uploader):
+    """Return the sentence that names the checkpoints which are not in the storage."""
+    failed, names = uploader.failed(), sorted(set(uploader.failed()) | set(uploader.waiting()))
+    reasons = sorted(set(failed.values())) or ["the storage could not be reached in time (storage.patience)"]
+    return "{} could not be uploaded ({}) and {} only in the run directory: run again to upload {}".format(
+        "checkpoint " + names[0] if len(names) == 1 else "checkpoints " + ", ".join(names),
+        "; ".join(reasons),
+        "is" if len(names) == 1 else "are",
+        "it" if len(names) == 1 else "them",
     )
-    return text.format(made.losses.total, made.number, made.rate, ", ".join(made.names), directory or "none")

@@ -16,6 +16,9 @@ def learning_rate(step, rates, boundaries, legacy=False):
     return rates[sum(step > boundary + late for boundary in boundaries)]
 
 
-def adam(rate):
-    """Return the optimiser; its slots are named `<variable>/Adam` (m) and `<variable>/Adam_1` (v) as in the published snapshots."""
-    return tf.train.AdamOptimizer(rate)
+class Adam(tf.train.AdamOptimizer):
+    """The optimiser; its slots are named `<variable>/Adam` (m) and `<variable>/Adam_1` (v) as in the published snapshots."""
+
+    def create_slots(self, variables):
+        """Create the slots now, by their plain names: where steps are made on a condition, names would get that condition's scope."""
+        self._create_slots(variables)

@@ -5,11 +5,11 @@ next batch travels while this one is computed.
 """
 
 import time
-from typing import List, NamedTuple
+from typing import Any, List, NamedTuple
 
 from mtc.errors import UserError
 from mtc.losses import Losses
-from mtc.training.graph import BLOCK
+from mtc.training.graph import BLOCK, MADE, REFUSED, SKIPPED
 
 
 class Done(NamedTuple):
@@ -24,18 +24,38 @@ class Done(NamedTuple):
     seconds: float
     waited: float
     """Part of the seconds in which no batch was ready."""
+    first_sample: int = 0
+    """Number of its first sample in the run."""
+    bad: Any = ()
+    """What could not be read on the way to its samples: `mtc.data.pipeline.Bad`."""
+    grad_norm: float = 0.0
+    """Euclidean norm of the gradient of all weights together."""
+    code: int = MADE
+    """`mtc.training.graph.MADE`, SKIPPED or REFUSED."""
+
+    @property
+    def skipped(self):
+        """Whether the step changed no weight, its loss or gradient being no number."""
+        return self.code == SKIPPED
+
+    @property
+    def refused(self):
+        """Whether the step changed nothing, because too many had no number for a gradient."""
+        return self.code == REFUSED
 
 
 class Steps:
     """Makes the steps of a run in a session."""
 
-    def __init__(self, session, training, batches, last):
-        """training: `mtc.training.graph.TrainingGraph`; batches: iterator of `mtc.data.pipeline.Batch`; last: number of the run's last step."""
+    def __init__(self, session, training, batches, last, skipped=0):
+        """training: `mtc.training.graph.TrainingGraph`; batches: iterator of `mtc.data.pipeline.Batch`; last: number of the run's last step;
+        skipped: steps that were skipped in the run before.
+        """
         self._session, self._training, self._batches, self._last = session, training, batches, last
         self._staged = None
         self._error = None
-        self._made = []  # (number, rate, names, seconds, waited) of the steps whose losses are still on the device
-        session.run(training.initialise)
+        self._made = []  # the `Done` steps whose losses are still on the device, without these
+        session.run(training.initialise, {training.skipped: skipped})
 
     def full(self):
         """Whether `done` has to be called before the next step."""
@@ -54,12 +74,16 @@ class Steps:
             if not self._staged:
                 self._session.run(self._training.stage, self._training.feed(batch))
             waited += self._run_staged(number, feed)
-        self._made.append((number, rate, batch.names, time.perf_counter() - started, waited))
+        seconds = time.perf_counter() - started
+        self._made.append(Done(number, None, rate, batch.names, seconds, waited, batch.first, batch.bad))
 
     def done(self):
         """Return the list of `Done` steps since the last call; waits for the device."""
         rows = self._session.run(self._training.table) if self._made else []
-        made = [Done(number, Losses(*(float(v) for v in row)), *others) for row, (number, *others) in zip(rows, self._made)]
+        made = []
+        for done, row in zip(self._made, rows):
+            *values, norm, code = (float(value) for value in row)
+            made.append(done._replace(losses=Losses(*values), grad_norm=norm, code=int(code)))
         self._made = []
         return made
 

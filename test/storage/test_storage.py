@@ -1,21 +1,33 @@
 """A folder and a bucket behave the same."""
 
+import contextlib
 import os
 import threading
+import tracemalloc
 import uuid
 
+import boto3
 import pytest
 
-from mtc.errors import UserError
-from mtc.storage import TransientError, open_storage
+from mtc.errors import TakenOver, UserError
+from mtc.storage import Conflict, TransientError, open_storage, split_uri, without_credentials
 
 
-@pytest.fixture(params=["file", "s3"])
+@pytest.fixture(params=["file", "s3", "s3-conditional"])
 def storage(request, tmp_path):
+    """A folder, a server that ignores conditions, and one that honours them."""
     if request.param == "file":
         return open_storage(str(tmp_path / "store"))
-    endpoint = request.getfixturevalue("s3")
+    endpoint = request.getfixturevalue("s3") if request.param == "s3" else request.getfixturevalue("s3_proxy").url
     return open_storage("s3://bucket/" + uuid.uuid4().hex, endpoint=endpoint)
+
+
+@pytest.fixture(params=["file", "s3-conditional"])
+def conditional(request, tmp_path):
+    """Open, again and again, a storage that honours conditions."""
+    uri = str(tmp_path / "store") if request.param == "file" else "s3://bucket/" + uuid.uuid4().hex
+    endpoint = "" if request.param == "file" else request.getfixturevalue("s3_proxy").url
+    return lambda: open_storage(uri, endpoint=endpoint)
 
 
 def test_what_is_written_is_read_back(storage):
@@ -49,6 +61,140 @@ def test_a_stream_starts_where_it_is_asked_to(storage):
     assert (b"".join(blocks), total) == (b"456789", 10)
     blocks, total = storage.stream("x", 10)
     assert (b"".join(blocks), total) == (b"", 10)
+
+
+def test_the_version_read_is_the_one_that_the_write_returned(storage):
+    assert storage.read_versioned("a/b.json") == (None, "")
+    first = storage.write("a/b.json", b"one")
+    assert storage.read_versioned("a/b.json") == (b"one", first)
+    second = storage.write("a/b.json", b"two")
+    assert storage.read_versioned("a/b.json") == (b"two", second)
+    assert len({"", first, second}) == 3
+
+
+def test_whether_conditions_are_honoured_is_found_out_and_leaves_nothing(storage, request):
+    assert storage.honours_conditions() is ("[s3]" not in request.node.name)
+    assert storage.honours_conditions() is ("[s3]" not in request.node.name)
+    assert storage.sizes() == {}
+
+
+def test_an_object_is_created_where_there_is_none_and_only_there(conditional):
+    storage = conditional()
+    storage.write("lease.json", b"mine", expected="")
+    with pytest.raises(Conflict, match=storage.url("lease.json")):
+        storage.write("lease.json", b"yours", expected="")
+    assert storage.read("lease.json") == b"mine"
+
+
+def test_an_object_is_replaced_where_it_is_the_one_expected_and_only_there(conditional):
+    storage = conditional()
+    first = storage.write("lease.json", b"one")
+    second = storage.write("lease.json", b"two", expected=first)
+    with pytest.raises(Conflict):
+        storage.write("lease.json", b"three", expected=first)
+    assert storage.read_versioned("lease.json") == (b"two", second)
+
+
+def test_an_object_that_was_removed_is_not_the_one_expected(conditional):
+    storage = conditional()
+    version = storage.write("lease.json", b"one")
+    storage.delete("lease.json")
+    with pytest.raises(Conflict):
+        storage.write("lease.json", b"two", expected=version)
+    assert storage.sizes() == {}
+
+
+def test_of_writers_that_expect_the_same_version_one_wins(conditional):
+    stores, version, start = [conditional() for _ in range(3)], "", threading.Barrier(3)
+    won = {}
+
+    def write(number, turn):
+        start.wait()
+        with contextlib.suppress(Conflict):
+            won.setdefault(turn, []).append(stores[number].write("lease.json", "{} {}".format(turn, number).encode(), expected=version))
+
+    for turn in range(25):
+        writers = [threading.Thread(target=write, args=(number, turn)) for number in range(3)]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join()
+        assert len(won[turn]) == 1
+        version = won[turn][0]
+        assert stores[0].read_versioned("lease.json")[1] == version
+
+
+def test_a_put_tells_how_many_bytes_go_out(storage, tmp_path):
+    source, counts = tmp_path / "source", []
+    source.write_bytes(b"x" * (17 << 20))  # two parts
+    storage.put(str(source), "key", on_bytes=counts.append)
+    assert sum(counts) == 17 << 20
+    assert min(counts) > 0
+
+
+@pytest.mark.parametrize("megabytes", [0.001, 3, 40])
+def test_a_put_that_is_abandoned_leaves_nothing(storage, tmp_path, megabytes):
+    source, left = tmp_path / "source", [int(megabytes * (1 << 20)) // 2]
+    source.write_bytes(b"x" * int(megabytes * (1 << 20)))
+
+    def on_bytes(count):
+        left[0] -= count
+        if left[0] <= 0:
+            raise TakenOver("by another trainer")
+
+    with pytest.raises(TakenOver, match="by another trainer"):
+        storage.put(str(source), "a/key", on_bytes=on_bytes)
+    assert storage.sizes() == {}
+    assert storage.abort_uploads() == 0
+
+
+def test_an_error_of_the_counter_is_raised_as_it_is(storage, tmp_path):
+    source, error = tmp_path / "source", OSError("the counter's own")
+    source.write_bytes(b"x")
+
+    def on_bytes(count):
+        raise error
+
+    with pytest.raises(OSError, match="the counter's own") as caught:
+        storage.put(str(source), "key", on_bytes=on_bytes)
+    assert caught.value is error
+
+
+def test_files_of_any_size_pass_through_little_memory(storage, tmp_path):
+    source, target = tmp_path / "source", tmp_path / "target"
+    with open(str(source), "wb") as f:
+        f.truncate(64 << 20)
+    tracemalloc.start()
+    try:
+        storage.put(str(source), "key")
+        storage.get("key", str(target))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert target.stat().st_size == 64 << 20
+    assert peak < 24 << 20
+
+
+def test_what_an_unfinished_put_left_in_a_folder_is_removed(storage, tmp_path):
+    storage.write("run/a", b"x")
+    leave_unfinished(storage, "run/sub/b")
+    leave_unfinished(storage, "runner/c")
+    assert storage.abort_uploads("run") == 1
+    assert storage.abort_uploads("run") == 0
+    assert storage.abort_uploads() == 1
+    assert storage.sizes() == {"run/a": 1}
+
+
+def leave_unfinished(storage, key):
+    """Leave behind what a put that was killed in the middle does."""
+    if storage.url("").startswith("s3:"):
+        bucket, _, name = split_uri(storage.url(key))[1].partition("/")
+        boto3.session.Session().client("s3", endpoint_url=storage.endpoint, region_name="us-east-1").create_multipart_upload(Bucket=bucket, Key=name)
+    else:
+        folder, _, name = split_uri(storage.url(key))[1].rpartition("/")
+        os.makedirs(folder, exist_ok=True)
+        with open(os.path.join(folder, ".{}.abcdefgh.tmp".format(name)), "wb") as f:
+            f.write(b"half")
 
 
 def test_sizes_are_those_of_the_folder_asked_for(storage):
@@ -162,3 +308,33 @@ def test_an_endpoint_that_nobody_answers_at_is_transient_and_the_probe_says_so(s
 def test_an_endpoint_that_is_no_url_is_refused(s3):
     with pytest.raises(UserError, match=r"storage\.endpoint=localhost:9000"):
         open_storage("s3://bucket/x", endpoint="localhost:9000")
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["s3://key:S3cret@bucket/x", "s3://key:S3cret/with/slash@bucket/x", "s3://S3cret@bucket", "s3:/key:S3cret@bucket", "https://me:S3cret@host/x", "gs://me:S3cret@b/x"],
+)  # fmt: skip
+def test_credentials_in_a_uri_are_refused_and_not_repeated(uri):
+    with pytest.raises(UserError) as caught:
+        open_storage(uri)
+    assert "***" in str(caught.value)
+    assert "S3cret" not in str(caught.value)
+    if uri.startswith("s3://"):
+        assert "credentials do not belong into a URL: use AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in str(caught.value)
+
+
+@pytest.mark.parametrize("endpoint", ["https://me:S3cret@host:9000", "me:S3cret@host"])
+def test_credentials_in_an_endpoint_are_refused_and_not_repeated(s3, monkeypatch, endpoint):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    for given in (endpoint, ""):
+        with pytest.raises(UserError, match="^storage.endpoint: credentials do not belong into a URL: use AWS_ACCESS_KEY_ID") as caught:
+            open_storage("s3://bucket/x", endpoint=given)
+        assert "S3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "uri", ["s3://bucket/a@b", "http://host:80/a@b", "https://host/a:b@c", "file:///a@b", "a:b@c/d", "/a/b@c", "s3://bucket/a:b@c"]
+)
+def test_an_at_sign_elsewhere_is_no_user_info(uri):
+    assert without_credentials(uri) == uri
+    assert split_uri(uri)

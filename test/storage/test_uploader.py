@@ -1,31 +1,49 @@
-"""Checkpoints reach the storage whole, without holding up whoever submits them."""
+"""Checkpoints reach the storage whole, without holding up whoever submits them, and once only, whoever dies on the way."""
 
 import json
+import os
 import threading
 import uuid
 
 import pytest
 
 from mtc import files
-from mtc.errors import UserError
-from mtc.storage import TransientError, open_storage
-from mtc.storage.uploader import Uploader, claim_prefix
+from mtc.errors import TakenOver, UserError
+from mtc.storage import Conflict, TransientError, open_storage
+from mtc.storage import lease as leases
+from mtc.storage.retention import superfluous
+from mtc.storage.uploader import Uploader, claim_prefix, remote_names
+from test.storage.holders import lease
 
 
-@pytest.fixture(params=["file", "s3"])
-def storage(request, tmp_path):
+@pytest.fixture(params=["file", "s3", "s3-conditional"])
+def storage(request, tmp_path, monkeypatch):
+    monkeypatch.setattr(leases, "_SETTLE", 0.0)
     if request.param == "file":
         return open_storage(str(tmp_path / "store"))
-    return open_storage("s3://bucket/" + uuid.uuid4().hex, endpoint=request.getfixturevalue("s3"))
+    endpoint = request.getfixturevalue("s3") if request.param == "s3" else request.getfixturevalue("s3_proxy").url
+    return open_storage("s3://bucket/" + uuid.uuid4().hex, endpoint=endpoint)
+
+
+class Free:
+    """A lease that is never lost."""
+
+    fence = 1
+
+    def check(self):
+        pass
+
+    confirm = check
 
 
 @pytest.fixture
-def start():
-    """Make uploaders that are closed after the test, with short pauses."""
+def start(tmp_path):
+    """Make uploaders that are closed after the test, with short pauses and one queue."""
     made = []
 
-    def make(*arguments, **options):
-        made.append(Uploader(*arguments, **dict({"pause": 0.001}, **options)))
+    def make(storage, prefix, **options):
+        options = dict({"pause": 0.001, "lease": Free(), "queue_path": str(tmp_path / "uploads.json")}, **options)
+        made.append(Uploader(storage, prefix, **options))
         return made[-1]
 
     yield make
@@ -50,14 +68,15 @@ class Wrapped:
     def __init__(self, storage, before_put=lambda key: None):
         self.storage, self.before_put, self.stored = storage, before_put, []
 
-    def put(self, path, key):
+    def put(self, path, key, on_bytes=None):
         self.before_put(key)
-        self.storage.put(path, key)
+        self.storage.put(path, key, on_bytes=on_bytes)
         self.stored.append(key)
 
-    def write(self, key, data):
-        self.storage.write(key, data)
+    def write(self, key, data, expected=None):
+        version = self.storage.write(key, data, expected=expected)
         self.stored.append(key)
+        return version
 
     def __getattr__(self, name):
         return getattr(self.storage, name)
@@ -79,7 +98,8 @@ def test_a_checkpoint_arrives_whole_and_latest_points_at_it(storage, start, tmp_
     path = checkpoint(tmp_path, 500)
     uploader = start(storage, "runs/demo")
     uploader.submit(path)
-    assert uploader.wait() == []
+    assert uploader.wait()
+    assert uploader.failed() == {}
     assert uploader.pending() == 0
     folder = "runs/demo/checkpoints/step-00000500"
     assert {key for key in storage.sizes("runs/demo/checkpoints")} == {
@@ -102,8 +122,9 @@ def test_the_manifest_comes_after_all_files_and_latest_after_the_manifest(start,
 
 def test_a_checkpoint_that_is_there_is_not_sent_again(storage, start, tmp_path):
     path, wrapped, events = checkpoint(tmp_path, 1), Wrapped(storage), []
-    for _ in range(2):
-        uploader = start(wrapped, "p", on_event=lambda kind, **facts: events.append((kind, facts["skipped"])))
+    for name in ("a", "a", "b"):  # the second uploader knows from the queue, the third one, without it, from the storage
+        queue_path = str(tmp_path / name)
+        uploader = start(wrapped, "p", queue_path=queue_path, on_event=lambda kind, **facts: events.append((kind, facts["skipped"])))
         uploader.submit(path)
         uploader.wait()
     assert len(wrapped.stored) == 5
@@ -117,7 +138,8 @@ def test_a_changed_checkpoint_replaces_the_remote_one_without_leftovers(storage,
     uploader.submit(path)
     uploader.wait()
     uploader.submit(checkpoint(tmp_path, 1, weights=b"other"))
-    assert uploader.wait() == []
+    assert uploader.wait()
+    assert uploader.failed() == {}
     assert storage.read("p/checkpoints/step-00000001/model.data-00000-of-00001") == b"other"
     assert storage.read("p/checkpoints/step-00000001/old.data") is None
 
@@ -140,12 +162,15 @@ def test_a_late_upload_of_an_old_checkpoint_does_not_turn_latest_back(storage, s
     assert json.loads(storage.read("p/latest.json").decode())["step"] == 2
 
 
-def test_a_lost_latest_is_written_again_for_a_checkpoint_that_is_there(storage, start, tmp_path):
+def test_what_was_removed_from_the_storage_is_sent_again_by_the_next_trainer(storage, start, tmp_path):
+    path = checkpoint(tmp_path, 1)
     uploader = start(storage, "p")
-    for _ in range(2):
-        storage.delete("p/latest.json")
-        uploader.submit(checkpoint(tmp_path, 1))
-        uploader.wait()
+    uploader.submit(path)
+    uploader.wait()
+    for key in storage.sizes("p"):
+        storage.delete(key)
+    assert start(storage, "p", present=[path]).wait()
+    assert remote_names(storage, "p") == ["step-00000001"]
     assert json.loads(storage.read("p/latest.json").decode())["step"] == 1
 
 
@@ -161,30 +186,31 @@ def test_an_error_that_passes_is_retried_and_what_was_sent_is_not_sent_again(sta
     wrapped.before_put = before_put
     uploader = start(wrapped, "p", on_event=lambda kind, **facts: events.append((kind, facts.get("reason"))))
     uploader.submit(checkpoint(tmp_path, 1))
-    assert uploader.wait() == []
+    assert uploader.wait()
+    assert uploader.failed() == {}
     assert events == [("retry", "no route to host")] * 2 + [("uploaded", None)]
     assert len(wrapped.stored) == 5
 
 
-def test_tries_are_bounded_and_the_next_checkpoint_still_goes(start, tmp_path):
+def test_errors_that_pass_are_borne_for_as_long_as_it_takes_and_checkpoints_keep_their_order(start, tmp_path):
     events = []
-    wrapped = Wrapped(open_storage(str(tmp_path / "store")), failing(3, TransientError("busy")))
-    uploader = start(wrapped, "p", on_event=lambda kind, **facts: events.append((kind, facts["checkpoint"])), tries=3)
+    wrapped = Wrapped(open_storage(str(tmp_path / "store")), failing(50, TransientError("busy")))
+    uploader = start(wrapped, "p", on_event=lambda kind, **facts: events.append((kind, facts["checkpoint"])), pause=1e-9)
     for step in (1, 2):
         uploader.submit(checkpoint(tmp_path, step))
-    assert uploader.wait() == ["step-00000001"]
-    assert events[-2:] == [("failed", "step-00000001"), ("uploaded", "step-00000002")]
-    uploader.submit(checkpoint(tmp_path, 1))
-    assert uploader.wait() == []
+    assert uploader.wait()
+    assert events == [("retry", "step-00000001")] * 50 + [("uploaded", "step-00000001"), ("uploaded", "step-00000002")]
 
 
 def test_what_only_a_person_can_mend_fails_at_once(s3, start, tmp_path):
     events = []
     uploader = start(open_storage("s3://nobody", endpoint=s3), "p", on_event=lambda kind, **facts: events.append((kind, facts["reason"])))
     uploader.submit(checkpoint(tmp_path, 1))
-    assert uploader.wait() == ["step-00000001"]
+    assert uploader.wait()
     assert [kind for kind, _ in events] == ["failed"]
     assert "bucket 'nobody' does not exist" in events[0][1]
+    assert uploader.failed() == {"step-00000001": events[0][1]}
+    assert uploader.needed() == {1}
 
 
 def test_denied_credentials_fail_at_once(s3, start, tmp_path, monkeypatch):
@@ -192,30 +218,51 @@ def test_denied_credentials_fail_at_once(s3, start, tmp_path, monkeypatch):
     events = []
     uploader = start(open_storage("s3://bucket/x", endpoint=s3), "p", on_event=lambda kind, **facts: events.append((kind, facts["reason"])))
     uploader.submit(checkpoint(tmp_path, 1))
-    assert uploader.wait() == ["step-00000001"]
+    assert uploader.wait()
     assert [kind for kind, _ in events] == ["failed"]
     assert "AWS_SECRET_ACCESS_KEY" in events[0][1]
 
 
-def test_a_damaged_checkpoint_is_not_sent(start, tmp_path):
-    storage = open_storage(str(tmp_path / "store"))
+def test_a_damaged_checkpoint_is_not_sent_and_not_waited_for(start, tmp_path):
+    storage, events = open_storage(str(tmp_path / "store")), []
     path = checkpoint(tmp_path, 1)
     with open(path + "/model.index", "wb") as f:
         f.write(b"ind")
-    uploader = start(storage, "p")
+    uploader = start(storage, "p", on_event=lambda kind, **facts: events.append((kind, facts["reason"])))
     uploader.submit(path)
-    assert uploader.wait() == ["step-00000001"]
+    assert uploader.wait()
+    assert [kind for kind, _ in events] == ["failed"]
+    assert "model.index has 3 bytes" in events[0][1]
+    assert storage.sizes() == {}
+    assert (uploader.failed(), uploader.needed()) == ({}, set())
+
+
+def test_a_checkpoint_whose_content_is_damaged_is_not_sent(start, tmp_path):
+    storage = open_storage(str(tmp_path / "store"))
+    uploader = start(storage, "p", problem=lambda directory: "a bit has flipped")
+    uploader.submit(checkpoint(tmp_path, 1))
+    assert uploader.wait()
     assert storage.sizes() == {}
 
 
-def test_a_removed_checkpoint_and_a_bug_do_not_stop_the_thread(start, tmp_path):
+def test_a_bug_ends_the_uploads_and_is_raised_to_who_asks(start, tmp_path):
     wrapped = Wrapped(open_storage(str(tmp_path / "store")), failing(1, ZeroDivisionError("bug")))
     uploader = start(wrapped, "p")
-    uploader.submit(str(tmp_path / "gone"))
     uploader.submit(checkpoint(tmp_path, 1))
-    uploader.submit(checkpoint(tmp_path, 2))
-    assert uploader.wait() == ["gone", "step-00000001"]
-    assert wrapped.read("p/checkpoints/step-00000002/MANIFEST.json")
+    assert not uploader.wait()
+    with pytest.raises(ZeroDivisionError):
+        uploader.check()
+
+
+def test_a_checkpoint_that_vanishes_is_told_and_the_next_one_goes(start, tmp_path):
+    storage, events = open_storage(str(tmp_path / "store")), []
+    wrapped = Wrapped(storage, lambda key: (tmp_path / "step-00000001" / "model.index").unlink() if key.endswith("1/model.index") else None)
+    uploader = start(wrapped, "p", on_event=lambda kind, **facts: events.append(kind))
+    for step in (1, 2):
+        uploader.submit(checkpoint(tmp_path, step))
+    assert uploader.wait()
+    assert events == ["failed", "uploaded"]
+    assert remote_names(storage, "p") == ["step-00000002"]
 
 
 def test_a_listener_that_raises_does_not_cost_the_upload(start, tmp_path):
@@ -225,7 +272,8 @@ def test_a_listener_that_raises_does_not_cost_the_upload(start, tmp_path):
     uploader = start(open_storage(str(tmp_path / "store")), "p", on_event=listener)
     for step in (1, 2):
         uploader.submit(checkpoint(tmp_path, step))
-    assert uploader.wait() == []
+    assert uploader.wait()
+    assert uploader.failed() == {}
 
 
 def test_submit_returns_while_the_transfer_hangs(start, tmp_path):
@@ -237,20 +285,151 @@ def test_submit_returns_while_the_transfer_hangs(start, tmp_path):
     uploader.wait(timeout=0.01)
     assert uploader.pending() == 2
     released.set()
-    assert uploader.wait() == []
+    assert uploader.wait()
+    assert uploader.failed() == {}
 
 
-def test_closing_ends_a_long_pause_and_reports_what_was_not_sent(start, tmp_path):
-    paused = threading.Event()
-    wrapped = Wrapped(open_storage(str(tmp_path / "store")), failing(100, TransientError("down")))
+def test_closing_ends_a_long_pause_and_the_next_trainer_sends_only_what_is_missing(start, tmp_path):
+    paused, storage = threading.Event(), open_storage(str(tmp_path / "store"))
+    wrapped = Wrapped(storage)
+    wrapped.before_put = lambda key: (_ for _ in ()).throw(TransientError("down")) if key.endswith("state.json") else None
     uploader = start(wrapped, "p", on_event=lambda kind, **facts: paused.set(), pause=1000)
-    for step in (1, 2):
-        uploader.submit(checkpoint(tmp_path, step))
+    paths = [checkpoint(tmp_path, step) for step in (1, 2)]
+    for path in paths:
+        uploader.submit(path)
     paused.wait()
     uploader.close()
-    assert uploader.wait() == ["step-00000001", "step-00000002"]
-    with pytest.raises(RuntimeError, match="closed"):
-        uploader.submit("more")
+    assert not uploader.wait(0)
+    assert uploader.waiting() == ["step-00000001", "step-00000002"]
+
+    wrapped = Wrapped(storage)
+    assert start(wrapped, "p", present=paths).wait()
+    assert [key.rpartition("/")[2] for key in wrapped.stored if "/step-00000001/" in key] == ["state.json", "MANIFEST.json"]
+    assert remote_names(storage, "p") == ["step-00000001", "step-00000002"]
+
+
+def test_a_file_that_was_sent_and_is_not_there_is_sent_again(start, tmp_path):
+    storage, paused = open_storage(str(tmp_path / "store")), threading.Event()
+    wrapped, path = Wrapped(storage), checkpoint(tmp_path, 1)
+    wrapped.before_put = lambda key: (_ for _ in ()).throw(TransientError("down")) if key.endswith("state.json") else None
+    uploader = start(wrapped, "p", on_event=lambda kind, **facts: paused.set(), pause=1000)
+    uploader.submit(path)
+    paused.wait()
+    uploader.close()
+    storage.write("p/checkpoints/step-00000001/model.index", b"half")
+    assert start(storage, "p", present=[path]).wait()
+    assert storage.read("p/checkpoints/step-00000001/model.index") == b"index"
+
+
+def test_what_waits_but_is_gone_from_this_machine_is_forgotten_with_a_word(start, tmp_path, caplog):
+    storage = open_storage(str(tmp_path / "store"))
+    uploader = start(Wrapped(storage, failing(10**6, TransientError("down"))), "p", pause=1000)
+    uploader.submit(checkpoint(tmp_path, 1))
+    uploader.close()
+    assert start(storage, "p").wait()
+    assert "step-00000001 was not uploaded and is not on this machine any more" in caplog.text
+
+
+def test_a_trainer_whose_lease_is_lost_writes_neither_manifest_nor_pointer(storage, start, tmp_path):
+    old = lease(storage, "p", seconds=3600.0)
+    old.seconds = 0.0  # asks before every write, as after a long sleep
+    uploader = start(storage, "p", lease=old)
+    uploader.submit(checkpoint(tmp_path, 1))
+    assert uploader.wait()
+    lease(storage, "p", gone={old.token}).close()
+    before = storage.sizes("p/checkpoints")
+    uploader.submit(checkpoint(tmp_path, 2))
+    assert not uploader.wait()
+    with pytest.raises(TakenOver):
+        uploader.check()
+    assert storage.sizes("p/checkpoints") == before
+    assert json.loads(storage.read("p/latest.json").decode())["step"] == 1
+
+
+def test_a_lease_that_is_lost_in_the_middle_of_a_file_ends_the_transfer(start, tmp_path):
+    class Lost(Free):
+        def check(self):
+            raise TakenOver("somebody else")
+
+        def confirm(self):
+            pass
+
+    storage = open_storage(str(tmp_path / "store"))
+    uploader = start(storage, "p", lease=Lost())
+    uploader.submit(checkpoint(tmp_path, 1))
+    assert not uploader.wait()
+    assert storage.sizes() == {}
+
+
+def test_a_pointer_of_a_later_trainer_is_not_overwritten_even_by_a_higher_step(storage, start, tmp_path):
+    storage.write("p/latest.json", json.dumps({"step": 1, "fence": 7, "uri": "elsewhere"}).encode())
+    uploader = start(storage, "p")
+    uploader.submit(checkpoint(tmp_path, 9))
+    assert not uploader.wait()
+    with pytest.raises(TakenOver, match=r"latest\.json was written by a later trainer"):
+        uploader.check()
+    assert json.loads(storage.read("p/latest.json").decode())["fence"] == 7
+
+
+def test_a_pointer_that_changes_between_look_and_write_is_looked_at_again(start, tmp_path):
+    storage = open_storage(str(tmp_path / "store"))
+    wrapped, write, raced = Wrapped(storage), storage.write, []
+
+    def racing(key, data, expected=None):
+        if key.endswith("latest.json") and not raced:
+            raced.append(write(key, json.dumps({"step": 99, "fence": 5}).encode()))
+        return write(key, data, expected=expected)
+
+    wrapped.write = racing
+    uploader = start(wrapped, "p")
+    uploader.submit(checkpoint(tmp_path, 1))
+    assert not uploader.wait()
+    with pytest.raises(TakenOver):
+        uploader.check()
+    assert json.loads(storage.read("p/latest.json").decode())["step"] == 99
+
+
+def test_what_a_killed_trainer_left_half_sent_is_aborted(storage, start, tmp_path):
+    leave_half(storage, "p/checkpoints/step-00000001/model.data")
+    assert start(storage, "p").wait()
+    assert storage.abort_uploads("p") == 0
+
+
+def test_the_storage_keeps_what_its_retention_says_and_does_not_get_the_rest_back(storage, start, tmp_path):
+    events, paths = [], [checkpoint(tmp_path, step) for step in (1, 2, 3, 4)]
+
+    def keep(steps):
+        return superfluous(steps, 2, keep={1})
+
+    uploader = start(storage, "p", keep=keep, on_event=lambda kind, **facts: events.append((kind, facts.get("step"))))
+    for path in paths:
+        uploader.submit(path)
+    assert uploader.wait()
+    uploader.close()
+    assert remote_names(storage, "p") == ["step-00000001", "step-00000003", "step-00000004"]
+    assert ("removed", 2) in events
+    assert start(storage, "p", keep=keep, present=paths).wait()
+    assert remote_names(storage, "p") == ["step-00000001", "step-00000003", "step-00000004"]
+
+
+def test_the_journal_is_sent_along(storage, start, tmp_path):
+    (tmp_path / "metrics.jsonl").write_bytes(b"{}\n")
+    extras = {"metrics.jsonl": str(tmp_path / "metrics.jsonl"), "not_there": str(tmp_path / "nothing")}
+    uploader = start(storage, "p", extras=extras)
+    uploader.submit(checkpoint(tmp_path, 1))
+    assert uploader.wait()
+    assert storage.read("p/metrics.jsonl") == b"{}\n"
+
+
+def leave_half(storage, key):
+    """Begin an upload and do not end it, as a process that is killed."""
+    if hasattr(storage, "root"):
+        path = os.path.join(storage.root, os.path.dirname(key), ".model.data.x1.tmp")
+        os.makedirs(os.path.dirname(path))
+        with open(path, "wb") as f:
+            f.write(b"half")
+    else:
+        storage._client.create_multipart_upload(Bucket=storage.bucket, Key=storage._name(key))
 
 
 def test_a_prefix_belongs_to_the_run_that_claimed_it(storage):
@@ -258,4 +437,21 @@ def test_a_prefix_belongs_to_the_run_that_claimed_it(storage):
     claim_prefix(storage, "runs/demo", "uid-1")
     with pytest.raises(UserError, match="belongs to another run .*uid-1.*uid-2"):
         claim_prefix(storage, "runs/demo", "uid-2")
-    assert json.loads(storage.read("runs/demo/run.json").decode()) == {"uid": "uid-1"}
+    assert json.loads(storage.read("runs/demo/run.json").decode()) ["uid"] == "uid-1"
+
+
+def test_of_two_runs_that_claim_at_once_one_wins(tmp_path):
+    storage, claimed = open_storage(str(tmp_path / "store")), []
+    write = storage.write
+
+    def racing(key, data, expected=None):
+        storage.write = write
+        claim_prefix(storage, "p", "uid-1")
+        return write(key, data, expected=expected)
+
+    storage.write = racing
+    with pytest.raises(UserError, match="belongs to another run"):
+        claimed.append(claim_prefix(storage, "p", "uid-2"))
+    assert claimed == []
+    with pytest.raises(Conflict):
+        storage.write("p/run.json", b"{}", expected="")

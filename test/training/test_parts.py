@@ -1,17 +1,13 @@
-"""Schedule, checkpoints and journal by themselves."""
+"""Schedule and checkpoints by themselves."""
 
-import json
 import os
 
 import pytest
 
 from mtc.errors import UserError
 from mtc.lock import exclusive
-from mtc.losses import Losses
 from mtc.training import checkpoints
-from mtc.training.journal import Journal, log_to_file
 from mtc.training.optimizer import learning_rate
-from mtc.training.steps import Done
 
 
 @pytest.mark.parametrize(
@@ -70,15 +66,6 @@ def test_what_a_crash_left_of_a_save_is_cleared_by_the_next(tmp_path):
     assert checkpoints.newest_good(str(tmp_path)) is None
     checkpoints.save(str(tmp_path), 8, write_bundle, {})
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000008"]
-
-
-def test_a_torn_last_line_is_cut_off_when_the_run_goes_on(tmp_path):
-    whole = json.dumps({"v": 1, "kind": "train", "step": 1}) + "\n"
-    (tmp_path / "metrics.jsonl").write_text(whole + '{"v": 1, "ki')
-    with log_to_file(str(tmp_path)) as log_file, Journal(str(tmp_path), log_file, 2, 2, 1, 1, 1, None) as journal:
-        journal.step(Done(2, Losses(0.5, 0.25, 0.25, 1.0, 1.0), 1e-4, ["a"], 0.1, 0.0))
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [1, 2]
 
 
 def test_a_second_trainer_is_refused_by_name(tmp_path):

@@ -16,7 +16,7 @@ import tensorflow.compat.v1 as tf
 from mtc.errors import UserError
 from mtc.lock import exclusive
 from mtc.training import checkpoints, loop
-from tasks import train
+from tasks import step, train
 
 
 def test_a_run_leaves_metrics_log_lines_events_and_uploaded_checkpoints(trained, tmp_path, capsys):
@@ -58,7 +58,7 @@ def test_a_storage_that_fails_ends_the_run_with_1_and_the_next_try_uploads_the_r
     from mtc.storage import local
 
     put = local.LocalStorage.put
-    monkeypatch.setattr(local.LocalStorage, "put", lambda self, path, key: (_ for _ in ()).throw(UserError("denied")))
+    monkeypatch.setattr(local.LocalStorage, "put", lambda self, path, key, on_bytes=None: (_ for _ in ()).throw(UserError("denied")))
     assert train.main(small("train.steps=2")) == 1
     record = json.loads((tmp_path / "run" / "steps" / "train.json").read_text())
     assert "step-00000002 could not be uploaded" in record["error"]
@@ -141,7 +141,7 @@ def test_sigterm_saves_exits_3_and_the_same_command_goes_on(small, tmp_path):
 
 def test_a_stop_while_uploads_are_pending_exits_3_and_the_next_try_uploads_them(small, tmp_path):
     code = "import sys; from mtc.storage import TransientError, local; from tasks import train\n"
-    code += "def put(self, path, key): raise TransientError('down')\nlocal.LocalStorage.put = put\nsys.exit(train.main(sys.argv[1:]))"
+    code += "def put(self, path, key, on_bytes=None): raise TransientError('down')\nlocal.LocalStorage.put = put\nsys.exit(train.main(sys.argv[1:]))"
     command = [sys.executable, "-c", code] + small("train.steps=2")
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, universal_newlines=True)
     assert any("waiting for 1 uploads" in line for line in iter(process.stderr.readline, ""))
@@ -172,25 +172,34 @@ def test_weights_that_are_not_finite_are_not_saved(small, tmp_path):
     assert checkpoints.listed(str(tmp_path / "run")) == []
 
 
-def test_a_second_trainer_changes_nothing_while_it_waits(trained, small, tmp_path):
+def test_a_second_trainer_is_refused_by_name_and_changes_nothing(trained, small, tmp_path, monkeypatch, capsys):
     run = trained("train.steps=2")
     before = (run / "config.json").read_bytes(), (run / "steps" / "train.json").read_bytes()
-    with exclusive(str(run / "steps" / ".train.lock"), "trainer"):
+    monkeypatch.setattr(step, "RUN_LOCK_PATIENCE", 0.0)
+    with exclusive(str(run / ".lock"), "trainer"):
+        assert train.main(small("train.steps=9")) == 2
+    assert ".lock is held by another trainer (process {} on".format(os.getpid()) in capsys.readouterr().err
+    assert ((run / "config.json").read_bytes(), (run / "steps" / "train.json").read_bytes()) == before
+
+
+def test_a_trainer_waits_for_one_that_was_told_to_stop(trained, small, tmp_path):
+    run = trained("train.steps=2")
+    with exclusive(str(run / ".lock"), "trainer") as lock:
+        lock.leave()
         command = [sys.executable, "-m", "tasks.train"] + small("train.steps=9")
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, universal_newlines=True)
         assert any("waiting for another" in line for line in iter(process.stderr.readline, ""))
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
-    assert process.returncode == 3
-    assert ((run / "config.json").read_bytes(), (run / "steps" / "train.json").read_bytes()) == before
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert checkpoints.newest_good(str(run)).endswith("step-00000009")
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_samples(small, tmp_path):
     assert train.main(small("train.steps=8", "train.lr=1e30,1e30")) == 1
     record = json.loads((tmp_path / "run" / "steps" / "train.json").read_text())
-    assert "at step 2" in record["error"]
+    assert record["error"].startswith("step 2: the ")
     assert ".jpg" in record["error"]
-    assert checkpoints.listed(str(tmp_path / "run")) == []
+    assert [os.path.basename(d) for d in checkpoints.listed(str(tmp_path / "run"))] == ["step-00000001"]  # as it was before
 
 
 def test_hands_train_too(trained):

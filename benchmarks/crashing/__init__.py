@@ -1,0 +1,1 @@
+"""What a run loses when processes, machines and networks fail under it."""

@@ -1,0 +1,27 @@
+"""Building a training graph takes seconds and depends on the configuration alone: many runs of one test share it, as do children that are forked."""
+
+import functools
+
+from mtc import config as configuration
+from mtc import files
+
+
+def cached(build):
+    """Return `mtc.training.graph.build` with a memory."""
+    made = {}
+
+    @functools.wraps(build)
+    def remembered(config, skeleton, device="cpu"):
+        values = configuration.to_dict(config)
+        values["data"] = {"mix": values["data"]["mix"]}
+        for key in ("seed", "steps", "start_step", "lr", "lr_steps", "snapshot_every", "log_every", "threads"):
+            del values["train"][key]
+        values["evaluation"] = bool(values["evaluation"]["samples"])
+        for section in ("name", "augment", "synthetic", "snapshot", "checkpoint", "storage", "fetch", "report"):
+            del values[section]
+        key = files.digest([values, device])
+        if key not in made:
+            made[key] = build(config, skeleton, device)
+        return made[key]
+
+    return remembered
