@@ -5,6 +5,7 @@ training session takes part, and a thread can do it while the next steps run. Th
 TensorFlow's checkpoints reads these.
 """
 
+import errno
 import os
 
 import numpy as np
@@ -28,7 +29,7 @@ class BundleWriter:
             self._session.run(self._save, {self._prefix: prefix, **{self._inputs[name]: values[name] for name in names}})
             self._check(prefix, values)
         except (tf.errors.OpError, OSError) as error:
-            raise RunFailed("the checkpoint {} cannot be written: {}".format(os.path.dirname(prefix), _first_line(error))) from error
+            raise RunFailed("the checkpoint {} cannot be written: {}".format(os.path.dirname(prefix), _reason(error))) from error
 
     def close(self):
         """Free the session."""
@@ -63,6 +64,11 @@ def read(prefix):
     return {name: np.asarray(reader.get_tensor(name)) for name in sorted(reader.get_variable_to_shape_map())}
 
 
-def _first_line(error):
-    text = str(getattr(error, "message", "") or error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+def _reason(error):
+    """Return what a person wants to know of an error: the system's own words where they are in it, else TensorFlow's first line that says something."""
+    text = str(getattr(error, "message", "") or error)
+    for code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES):
+        if os.strerror(code) in text:
+            return os.strerror(code)
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("Graph execution error")]
+    return lines[0] if lines else type(error).__name__

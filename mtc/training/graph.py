@@ -19,6 +19,10 @@ from mtc.losses import terms
 from mtc.nets import convolution, cpm
 from mtc.training import optimizer
 
+# Conditions as TensorFlow 1 builds them, in the graph itself. Those of TensorFlow 2 are functions, which start its eager runtime beside the session: on a
+# GPU that takes the memory that the session is to have, and a process that has it cannot fork.
+tf.disable_control_flow_v2()
+
 BLOCK = 100
 """Most steps whose losses wait on the device."""
 
