@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup demo airflow test lint parity bench lock clean
+.PHONY: help setup demo airflow test lint parity bench crash stall lock clean
 
 ENV := source scripts/env.sh &&
 GOLDEN ?= ../shared/golden
@@ -36,6 +36,14 @@ parity: ## compare with golden numbers: GOLDEN=folder (default ../shared/golden)
 bench: ## speed and memory against the reference's shape, in 25 minutes; ARGS="--only a,b --quick", DATA=folder with real images
 	@scripts/setup.sh --tests
 	@$(ENV) scripts/bench.sh $(ARGS)
+
+crash: ## kill trainers a thousand times, in 40 minutes, and check that nothing is lost; ARGS="--cycles 100 --seed 2"
+	@scripts/setup.sh --tests
+	@$(ENV) "$$MTC_PYTHON" -m benchmarks.crash $(ARGS)
+
+stall: ## what a checkpoint costs the step loop, at full size, in 3 minutes
+	@scripts/setup.sh --tests
+	@$(ENV) "$$MTC_PYTHON" -m benchmarks.stall $(ARGS)
 
 lock: ## renew requirements/*.lock from requirements.txt (needs Python 3.11 and 3.7)
 	@scripts/lock.sh

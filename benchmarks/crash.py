@@ -1,8 +1,8 @@
 """`python -m benchmarks.crash --cycles 1000 --seed 1`: kills trainers in every way, and checks after each that nothing is lost.
 
-Prints a table of what was done and what held, writes benchmarks/out/crash.json, and exits with 1 unless all of it holds: no unreadable run, no finished
-checkpoint lost, final weights bit-identical to those of a run that nobody disturbed, the storage's set complete, never two writers. A broken promise is
-reported with the worker's seed, which replays its choices.
+Prints a table of what was done and what held, writes benchmarks/out/crash.json, and exits with 1 unless all of it holds: no unreadable run, no
+finished checkpoint lost, final weights bit-identical to those of a run that nobody disturbed, the storage's set complete, never two writers. A
+broken promise is reported with the worker's seed, which replays its choices.
 """
 
 import argparse
@@ -80,7 +80,7 @@ def _data(folder):
         command = [sys.executable, "-m", *words, "--config", "demo", "--run-dir", os.path.join(folder, "prepare"), "--set", "data.root=" + root]
         for override in DATA:
             command += ["--set", override]
-        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
+        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if done.returncode:
             raise SystemExit("the data set cannot be made:\n" + done.stdout)
     return root
@@ -109,9 +109,12 @@ def _work(work):
 def _small_disk(folder):
     """Yield (folder, whether it is a small file system of its own, which takes the right to mount)."""
     os.makedirs(folder)
-    mounted = shutil.which("mount") and not subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=" + SMALL_DISK, "mtc-crash", folder], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ).returncode
+    mounted = (
+        shutil.which("mount")
+        and not subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=" + SMALL_DISK, "mtc-crash", folder], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ).returncode
+    )
     try:
         yield folder, bool(mounted)
     finally:
@@ -131,9 +134,9 @@ def _summary(results, options, seconds):
         "broken": [{key: result[key] for key in ("seed", "broken", "traceback")} for result in broken],
         "small_disk": all(result["small_disk"] for result in done),
     }
-    for key in ("lives", "flips", "checks", "exhaustive", "full"):
+    for key in ("lives", "flips", "checks", "exhaustive", "full", "replaced"):
         document[key] = sum(result[key] for result in done)
-    for key in ("kinds", "points", "sleepers"):
+    for key in ("kinds", "points"):
         document[key] = dict(sum((collections.Counter(result[key]) for result in done), collections.Counter()))
     document["holds"] = not broken and document["cycles"] == options.cycles and document["flips"] == options.flips
     return document
@@ -142,6 +145,8 @@ def _summary(results, options, seconds):
 def _table(document):
     rows = [("cycles", "{} in {} runs, {:.0f} s".format(document["cycles"], document["lives"], document["seconds"]))]
     rows += [("  " + kind, str(count)) for kind, count in sorted(document["kinds"].items(), key=lambda pair: -pair[1])]
+    rows.append(("replaced trainers that woke up", "{}, all left without a write".format(document["replaced"])))
+    rows.append(("full disks that stopped a trainer", str(document["full"])))
     rows.append(("killed at named points", "{} times at {} points".format(sum(document["points"].values()), len(document["points"]))))
     rows += [("  " + name, str(count)) for name, count in sorted(document["points"].items())]
     if not document["small_disk"]:

@@ -104,6 +104,12 @@ def identity(config):
     return dict(sections, train=train, data=data)
 
 
+def completed_identity(found):
+    """Return an `identity` that an earlier version has written, with the defaults of the keys that it did not know."""
+    known = identity(Config())
+    return {section: dict(known.get(section, {}), **found.get(section, {})) for section in set(known) | set(found)}
+
+
 def difference(old, new):
     """Return "section.key was A, is B" for the first difference of two nested dictionaries, or "" where they are equal."""
     for section in sorted(set(old) | set(new)):

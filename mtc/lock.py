@@ -1,7 +1,7 @@
 """One process at a time: an advisory lock that the kernel drops when its holder dies, however it dies (flock(2)).
 
-The lock file names its holder (token, process, its start, host), so that whoever is refused can be told by whom, and whoever comes after a holder that
-was killed knows whose traces it finds. Where asked for, `<file>.history` gets a line each time the lock changes hands.
+The lock file names its holder (token, process, its start, host), so that whoever is refused can be told by whom, and whoever comes after a holder
+that was killed knows whose traces it finds. Where asked for, `<file>.history` gets a line each time the lock changes hands.
 """
 
 import contextlib
@@ -127,6 +127,15 @@ def history(path):
             return [json.loads(line) for line in f if line.endswith("\n")]
     except FileNotFoundError:
         return []
+
+
+def gone_tokens(lock):
+    """Return the tokens of the holders of a lock that are known to have ended: what they have left behind, such as a lease, may be taken over."""
+    if not lock.previous_is_gone:
+        return set()
+    gone = {line["token"] for line in history(lock.path) if line["host"] == socket.gethostname()}
+    gone |= {lock.previous.token} if lock.previous else set()
+    return gone - {lock.holder.token}
 
 
 def _wait(f, path, what, patience):

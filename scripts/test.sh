@@ -1,57 +1,78 @@
 #!/usr/bin/env bash
-# Runs all test suites, one after another, and ends with one line that sums them up; `make test`. Arguments go to pytest.
+# Runs all test suites and ends with one line that sums them up; `make test`. Arguments go to pytest.
 #
-# test/ without test/dag runs on every training environment, test/dag (about Airflow) in .venv. Counts come from pytest's own JUnit files; a suite that leaves
-# none (a crash of the interpreter) counts as one failure.
+# test/ without test/dag runs on every training environment, side by side where there are two (each keeps one core busy), then test/dag (about Airflow) in
+# .venv. Counts come from pytest's own JUnit files; a suite that leaves none (a crash of the interpreter) counts as one failure.
 set -uo pipefail
 cd -- "$MTC_HOME" || exit 1
 
 passed=0 failed=0 skipped=0 summary=
-report=$(mktemp)
-trap 'rm -f "$report"' EXIT
-trap 'exit 130' INT TERM
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+trap 'kill $(jobs -p) 2>/dev/null; wait; exit 130' INT TERM
 
-# count KIND: a number from the suite's JUnit file; Python 3.7 writes its attributes in another order than newer ones.
+# count REPORT KIND: a number from the suite's JUnit file; Python 3.7 writes its attributes in another order than newer ones.
 count() {
     local head
-    head=$(head -c 2000 "$report")
-    [[ $head =~ \<testsuite\ [^\>]*$1=\"([0-9]+)\" ]] && echo "${BASH_REMATCH[1]}" || echo 0
+    head=$(head -c 2000 "$1")
+    [[ $head =~ \<testsuite\ [^\>]*$2=\"([0-9]+)\" ]] && echo "${BASH_REMATCH[1]}" || echo 0
 }
 
-# suite TITLE PYTHON PYTEST-ARGUMENTS...
+# suite NAME PYTHON PYTEST-ARGUMENTS...: leaves $folder/NAME.{xml,status,seconds}
 suite() {
-    local title=$1 python=$2 status started=$SECONDS
+    local name=$1 python=$2 started=$SECONDS
     shift 2
-    printf '\n--- %s\n' "$title"
-    : >"$report"
-    PATH="$(dirname -- "$python"):$PATH" "$python" -m pytest -q --tb=short --durations=5 --junitxml="$report" "$@"
-    status=$?
+    PATH="$(dirname -- "$python"):$PATH" "$python" -m pytest -q --tb=short --durations=5 --junitxml="$folder/$name.xml" "$@"
+    echo $? >"$folder/$name.status"
+    echo $((SECONDS - started)) >"$folder/$name.seconds"
+}
+
+# tally NAME TITLE: add the suite's counts to the sums
+tally() {
+    local report="$folder/$1.xml" title=$2 status seconds
+    status=$(cat "$folder/$1.status" 2>/dev/null || echo 1)
+    seconds=$(cat "$folder/$1.seconds" 2>/dev/null || echo 0)
     if ! [ -s "$report" ]; then
-        echo "pytest ended with exit code $status and without a report"
+        echo "$title: pytest ended with exit code $status and without a report"
         failed=$((failed + 1))
         summary+="  $title: broke off"$'\n'
         return
     fi
-    local bad=$(($(count errors) + $(count failures))) passed_over=$(count skipped) all=$(count tests)
+    local bad=$(($(count "$report" errors) + $(count "$report" failures))) passed_over all
+    passed_over=$(count "$report" skipped) all=$(count "$report" tests)
     # 5: no test was selected, as ARGS="-k ..." may do in one of the suites. Any other trouble without a failed test is one all the same.
     [ "$bad" = 0 ] && [ "$status" != 0 ] && [ "$status" != 5 ] && bad=1 && all=$((all + 1))
     failed=$((failed + bad))
     skipped=$((skipped + passed_over))
     passed=$((passed + all - bad - passed_over))
-    summary+="  $title: $((all - bad - passed_over)) passed, $bad failed, $passed_over skipped, $((SECONDS - started)) s"$'\n'
+    summary+="  $title: $((all - bad - passed_over)) passed, $bad failed, $passed_over skipped, $seconds s"$'\n'
 }
 
 versions_of() { cat "$1/.mtc-versions" 2>/dev/null || "$1/bin/python" --version; }
 
 if [ "$MTC_PYTHON" = "$MTC_HOME/.venv-train/bin/python" ]; then
-    suite "training on $(versions_of .venv-train)" "$MTC_PYTHON" test --ignore=test/dag "$@"
+    first="training on $(versions_of .venv-train)"
 else
-    suite "training on MTC_PYTHON=$MTC_PYTHON" "$MTC_PYTHON" test --ignore=test/dag "$@"
+    first="training on MTC_PYTHON=$MTC_PYTHON"
 fi
+second=
 if [ -f .venv-train2/.mtc-tests ]; then
-    suite "training on $(versions_of .venv-train2)" "$MTC_HOME/.venv-train2/bin/python" test --ignore=test/dag "$@"
+    second="training on $(versions_of .venv-train2)"
+    suite second "$MTC_HOME/.venv-train2/bin/python" test --ignore=test/dag "$@" >"$folder/second.txt" 2>&1 &
 fi
-suite "Airflow $(versions_of .venv)" "$MTC_HOME/.venv/bin/python" test/dag "$@"
+printf '\n--- %s%s\n' "$first" "${second:+ (beside it: $second)}"
+suite first "$MTC_PYTHON" test --ignore=test/dag "$@"
+tally first "$first"
+if [ -n "$second" ]; then
+    printf '\n--- %s\n' "$second"
+    wait
+    cat "$folder/second.txt"
+    tally second "$second"
+fi
+airflow="Airflow $(versions_of .venv)"
+printf '\n--- %s\n' "$airflow"
+suite airflow "$MTC_HOME/.venv/bin/python" test/dag "$@"
+tally airflow "$airflow"
 
 printf '\n%s\n' "$summary"
 [ $((passed + failed)) -gt 0 ] || { echo "no test ran"; failed=1; }

@@ -6,6 +6,7 @@ A step takes `--config`, `--set`, `--run-dir`; does nothing when its inputs and 
 
 import argparse
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -23,6 +24,9 @@ from mtc.storage import TransientError
 log = logging.getLogger("mtc")
 
 SUCCESS, FAILED, USER_ERROR, STOPPED = 0, 1, 2, 3
+
+_DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+"""What a disk fails with through no mistake in the input: another try may succeed."""
 
 
 class Context(NamedTuple):
@@ -109,8 +113,13 @@ def _run(step, arguments, stack):
         _write_record(context, step, started, "failed", error=str(error))
         return FAILED
     except Exception as error:
-        log.exception("%s failed", step.name)
-        _write_record(context, step, started, "failed", error="{}: {}".format(type(error).__name__, error))
+        if isinstance(error, OSError) and error.errno in _DISK_TROUBLE:
+            reason = "{}{}".format("{}: ".format(error.filename) if error.filename else "", error.strerror)
+            log.error("%s failed: %s; what was saved before is still there", step.name, reason)
+        else:
+            reason = "{}: {}".format(type(error).__name__, error)
+            log.exception("%s failed", step.name)
+        _write_record(context, step, started, "failed", error=reason)
         return FAILED
 
 
@@ -185,6 +194,8 @@ def _make_run_dir(run_dir):
     try:
         os.makedirs(os.path.join(run_dir, "steps"), exist_ok=True)
     except OSError as error:
+        if error.errno in _DISK_TROUBLE:
+            raise
         raise UserError("run directory {} cannot be made: {}; choose another --run-dir".format(run_dir, error.strerror or error)) from None
 
 
@@ -200,6 +211,8 @@ def _claim_run_dir(run_dir, config):
         if old is None or configuration.to_dict(old) != configuration.to_dict(config):
             files.write_json(path, configuration.to_dict(config))
     except OSError as error:
+        if error.errno in _DISK_TROUBLE:
+            raise
         raise UserError("run directory {} cannot be written: {}; choose another --run-dir".format(run_dir, error.strerror or error)) from None
 
 

@@ -120,3 +120,30 @@ def test_a_batch_in_too_many_parts_is_refused():
 def test_how_a_loss_is_computed_is_not_what_a_run_is():
     assert config.identity(config.load("demo", ["compat.loss=full_resolution"])) == config.identity(config.load("demo"))
     assert config.identity(config.load("demo", ["compat.mask=all"])) != config.identity(config.load("demo"))
+
+
+@pytest.mark.parametrize("key", ["storage.uri", "storage.endpoint", "fetch.source", "fetch.manifest", "snapshot.uri"])
+@pytest.mark.parametrize("uri", ["https://name:hidden-word@host/x", "s3://name:hidden-word@bucket/x", "http://hidden-word@host"])
+def test_credentials_in_a_url_are_refused_without_repeating_them(key, uri):
+    with pytest.raises(UserError, match="credentials do not belong into a URL") as refusal:
+        config.load("demo", ["{}={}".format(key, uri)])
+    assert "hidden-word" not in str(refusal.value)
+
+
+def test_replicas_share_a_batch_evenly():
+    with pytest.raises(UserError, match=r"train\.replicas=3: must divide train\.batch_size=8"):
+        config.load("demo", ["train.replicas=3"])
+    with pytest.raises(UserError, match=r"train\.micro_batch=8: must divide train\.batch_size=8 / train\.replicas=2"):
+        config.load("demo", ["train.replicas=2", "train.micro_batch=8"])
+
+
+def test_patience_without_an_evaluation_is_refused():
+    with pytest.raises(UserError, match=r"needs evaluation\.samples above 0"):
+        config.load("demo", ["evaluation.samples=0", "evaluation.patience=3"])
+
+
+def test_what_an_earlier_version_did_not_know_has_its_default():
+    loaded = config.load("demo")
+    old = config.identity(loaded)
+    del old["train"]["ema"]
+    assert config.difference(config.completed_identity(old), config.identity(loaded)) == ""

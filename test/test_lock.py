@@ -1,5 +1,6 @@
 """One holder at a time, known by name, and what its successor learns of it."""
 
+import json
 import os
 import socket
 import subprocess
@@ -10,7 +11,13 @@ import pytest
 from mtc import lock
 from mtc.errors import TakenOver, UserError
 
-HOLD = "import sys; from mtc import lock\nwith lock.exclusive(sys.argv[1], 'trainer', keep_history=True) as held: print(held.holder.token, flush=True); {}"
+HOLD = """
+import sys
+from mtc import lock
+with lock.exclusive(sys.argv[1], 'trainer', keep_history=True) as held:
+    print(held.holder.token, flush=True)
+    {}
+"""
 
 
 @pytest.fixture
@@ -85,7 +92,7 @@ def test_who_was_replaced_finds_out_before_it_writes(path):
         held.check()
         other = held.holder._replace(token="other", host="otherhost")
         with open(path, "w", encoding="utf-8") as f:
-            f.write(__import__("json").dumps(other._asdict()))
+            json.dump(other._asdict(), f)
         with pytest.raises(TakenOver, match="otherhost"):
             held.check()
     with open(path, encoding="utf-8") as f:

@@ -23,8 +23,8 @@ def require(holds, text, *values):
 def local_checkpoints(run_dir, seen, keeps_all, spoiled=()):
     """Check the run directory's checkpoints and return {step: digest of the manifest} of those there.
 
-    seen: what the check before returned. No directory that looks like a checkpoint is damaged, but for the steps that were spoiled on purpose; none that
-    was finished is lost, but for retention.
+    seen: what the check before returned. No directory that looks like a checkpoint is damaged, but for the steps that were spoiled on purpose; none
+    that was finished is lost, but for retention.
     """
     found = {}
     for directory in checkpoints.listed(run_dir):

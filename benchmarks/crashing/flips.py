@@ -7,7 +7,9 @@ from mtc.training import checkpoints
 
 
 def exhaustively(folder):
-    """Flip a bit of every byte of every file of a checkpoint of a few hundred bytes, and cut each file at every length. Returns the number of changes."""
+    """Flip a bit of every byte of every file of a checkpoint of a few hundred bytes, and cut each file at every length. Returns the number of
+    changes.
+    """
     run_dir = os.path.join(folder, "tiny")
 
     def write_bundle(prefix):

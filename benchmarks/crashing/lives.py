@@ -1,7 +1,8 @@
-"""The lives of runs: each is trained to its end through kills, stops, full disks, lost machines and flipped bits, with every promise checked after each.
+"""The lives of runs: each is trained to its end through kills, stops, full disks, lost machines and flipped bits, with every promise checked after
+each.
 
-One process is one worker: it forks trainers (`benchmarks.crashing.trainer`) one at a time, or two where that is the point. All choices follow from the
-seed; how far a trainer gets until a timed kill depends on the machine, of course.
+One process is one worker: it forks trainers (`benchmarks.crashing.trainer`) one at a time, or two where that is the point. All choices follow from
+the seed; how far a trainer gets until a timed kill depends on the machine, of course.
 """
 
 import collections
@@ -17,6 +18,7 @@ import time
 
 from benchmarks.crashing import checks, flips, server
 from benchmarks.crashing.checks import Broken, require
+from mtc.storage import lease as leases
 from mtc.storage import open_storage
 from mtc.training import checkpoints
 
@@ -32,7 +34,7 @@ KINDS = {
     "SIGTERM": 6,
     "a second trainer, then kill": 5,
     "machine lost": 3,
-    "put to sleep and replaced": 2,
+    "put to sleep and replaced": 4,
     "bit flipped in the newest checkpoint": 3,
     "disk full": 4,
 }
@@ -194,12 +196,15 @@ class Life:
         self.refused.add(second.pid)
 
     def _sleep_and_replace(self):
-        """Stop a trainer in its tracks, let another machine take over, and wake the first: it must notice and leave. Returns whether it was through."""
+        """Stop a trainer in its tracks, let another machine take over, and wake the first: it must notice and leave. Returns whether it was
+        through.
+        """
         sleeper = self._start()
         ended = sleeper.wait(self.rng.uniform(0.3, 1.0) * self.worker.duration)
         if ended is not None:
             return self._ended(sleeper, ended, {0})
         sleeper.kill(signal.SIGSTOP)
+        went_on = self._is_training(sleeper)
         self._move()
         successor = self._start()
         ended = successor.wait(self.rng.uniform(0.5, 1.1) * self.worker.duration + 4)  # 2 to 4 s of it to see that the lease is not renewed
@@ -207,16 +212,36 @@ class Life:
             successor.kill()
             ended = successor.wait(PATIENCE)
         self._ended(successor, ended, {0, -signal.SIGKILL})
-        pointed = self.pointed
+        before, replaced = self._stored(), went_on and self._lease().get("pid") == successor.pid
         sleeper.kill(signal.SIGCONT)
         status = sleeper.wait(PATIENCE)
         require(status is not None, "the sleeper does not end")
-        # 1: it found out; 2: it had no lease yet, and may not take over what is held; 0: it had sent everything, or takes over from a dead successor
+        if replaced:
+            require(_code(status) == 1, "a trainer that was replaced went on, and ended with {}: {}", _code(status), sleeper.printed()[-2000:])
+            require(self._stored() == before, "a trainer that was replaced changed the storage")
+            self.worker.replaced += 1
+        # 2: it had no lease yet, and may not take over what is held; 0: it was through, or takes over from a successor that is dead
         require(_code(status) in (0, 1, 2), "the sleeper ended with {}: {}", _code(status), sleeper.printed()[-2000:])
-        self.worker.sleepers[_code(status)] += 1
-        require(self.pointed >= pointed, "the sleeper turned latest.json back")
         self._check()
         return _code(ended) == 0
+
+    def _is_training(self, child):
+        """Whether a trainer holds the lease and is in the middle of its steps."""
+        path = os.path.join(self.run_dir, "metrics.jsonl")
+        if self._lease().get("pid") != child.pid or not os.path.exists(path):
+            return False
+        with open(path, encoding="utf-8") as f:
+            return '"kind": "end"' not in f.read().rpartition('"kind": "start"')[2]
+
+    def _lease(self):
+        with self.worker.calm():
+            return leases.read(self.store, self.name) or {}
+
+    def _stored(self):
+        """Return {key: bytes} of all that the storage has of the run, but for the lease."""
+        with self.worker.calm():
+            keys = self.store.sizes(self.name)
+            return {key: self.store.read(key) for key in keys if not key.endswith("/lease.json")}
 
     def _fill_the_disk(self):
         """Leave the disk little room while a trainer runs: it ends with 1 and says why, or gets by."""
@@ -232,7 +257,7 @@ class Life:
             ended = child.wait(PATIENCE)
         os.unlink(filler)
         printed = child.printed()
-        done = self._ended(child, ended, {0, 1, 2})
+        done = self._ended(child, ended, {0, 1})
         require(done or "No space left" in printed, "the full disk is not named: {}", printed[-2000:])
         self.worker.full += not done
         return done
@@ -248,7 +273,7 @@ class Worker:
         logging.getLogger("mtc").addHandler(logging.NullHandler())  # what the checks provoke on purpose
         self.folder, self.disk, self.small_disk, self.root = folder, disk, small_disk, root
         self.rng, self.trainer, self.points = random.Random(seed), trainer, points.POINTS
-        self.reached, self.sleepers, self.full, self.checked = collections.Counter(), collections.Counter(), 0, 0
+        self.reached, self.replaced, self.full, self.checked = collections.Counter(), 0, 0, 0
         command = [sys.executable, "-m", "benchmarks.crashing.server", os.path.join(folder, "s3"), str(seed), str(rate)]
         self._server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, universal_newlines=True)
         self.url = self._server.stdout.readline().strip()
@@ -297,7 +322,7 @@ class Worker:
             tell(made)
         return {
             "cycles": made, "lives": lives, "kinds": dict(kinds), "points": dict(self.reached), "flips": flipped, "checks": self.checked,
-            "sleepers": {str(code): count for code, count in self.sleepers.items()}, "full": self.full,
+            "replaced": self.replaced, "full": self.full,
         }  # fmt: skip
 
     def close(self):

@@ -1,7 +1,7 @@
 """Named points inside saving, uploading and changing pointers, at which a trainer can be killed: hooks for a child process, none in the product.
 
-A point lies just before or just after a call: of a file system operation on a certain name, or of the storage's operation on a certain key. The n-th time
-that it is reached, the process sends itself SIGKILL, so nothing after it happens, not even in other threads.
+A point lies just before or just after a call: of a file system operation on a certain name, or of the storage's operation on a certain key. The n-th
+time that it is reached, the process sends itself SIGKILL, so nothing after it happens, not even in other threads.
 """
 
 import os

@@ -1,7 +1,7 @@
 """`python -m benchmarks.crashing.server FOLDER SEED RATE`: an S3 server with faults, in a process of its own, until its standard input ends.
 
-`rclone serve s3` on FOLDER with the bucket "bucket", behind `benchmarks.crashing.proxy`. Prints the proxy's URL. A line "calm" on standard input ends the
-faults, "wild" brings them back.
+`rclone serve s3` on FOLDER with the bucket "bucket", behind `benchmarks.crashing.proxy`. Prints the proxy's URL. A line "calm" on standard input
+ends the faults, "wild" brings them back.
 """
 
 import contextlib

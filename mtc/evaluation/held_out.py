@@ -169,6 +169,7 @@ def _pictures(samples, truth, trained, config, skeleton):
 
 
 def crop_of(sample, config, skeleton):
+    """Return the `Example` of a sample with nothing left to chance."""
     return crop.crop_sample(sample, size=config.model.crop, config=config, skeleton=skeleton, rng=None)
 
 

@@ -1,10 +1,10 @@
 """One trainer at a time across machines: a lease on a run's place in the storage, an object that its holder renews.
 
-`<prefix>/lease.json` names the holder and carries a fencing number that grows with every new holder. It changes hands by conditional writes alone, so of
-two that want it one wins, and its version tells a holder that it has lost it. A holder asks before each write of consequence (`check`, `confirm`), and
-the pointer `latest.json` carries the number too, so a trainer that was cut off and wakes up stops instead of writing over its successor's work. A
-server that does not honour conditions gets the next best: read, write, read again. Source of the idea: Gray & Cheriton, Leases (1989); Kleppmann,
-"How to do distributed locking" (2016) for the fencing number.
+`<prefix>/lease.json` names the holder and carries a fencing number that grows with every new holder. It changes hands by conditional writes alone,
+so of two that want it one wins, and its version tells a holder that it has lost it. A holder asks before each write of consequence (`check`,
+`confirm`), and the pointer `latest.json` carries the number too, so a trainer that was cut off and wakes up stops instead of writing over its
+successor's work. A server that does not honour conditions gets the next best: read, write, read again. Source of the idea: Gray & Cheriton, Leases
+(1989); Kleppmann, "How to do distributed locking" (2016) for the fencing number.
 """
 
 import json
@@ -100,8 +100,9 @@ class Lease:
 def acquire(storage, prefix, uid, holder, seconds=60.0, gone=(), take_over=False, sleep=time.sleep):
     """Return the `Lease` on `<prefix>` in the storage for a run.
 
-    holder: the `mtc.lock.Holder` who takes it, whose token becomes the lease's. gone: tokens of holders that are known to have ended. take_over: replace another holder too, once its lease has run out: that is, once it was not
-    renewed for `seconds`. Errors: UserError names the holder; TransientError where the storage cannot be reached.
+    holder: the `mtc.lock.Holder` who takes it, whose token becomes the lease's. gone: tokens of holders that are known to have ended. take_over:
+    replace another holder too, once its lease has run out: that is, once it was not renewed for `seconds`. Errors: UserError names the holder;
+    TransientError where the storage cannot be reached.
     """
     key = "/".join(part for part in (prefix.strip("/"), NAME) if part)
     while True:

@@ -68,6 +68,10 @@ _NETWORK = (
 )
 
 
+_LONGEST = 400
+"""Characters of an error's text."""
+
+
 class S3Storage(Storage):
     """Objects below `prefix` in a bucket, with the credentials that boto3 finds: AWS_* variables, ~/.aws, the machine's role."""
 
@@ -313,4 +317,6 @@ def _clock_is_off(error):
 
 
 def _one_line(error):
-    return " ".join(str(error).split())
+    """Return an error's text, shortened: of an answer that was cut, it holds the whole of it."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + " …"

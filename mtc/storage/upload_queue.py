@@ -1,8 +1,8 @@
 """What of a run is uploaded and what still waits, on disk: `<run_dir>/uploads.json`, replaced atomically at each change.
 
-A trainer that is killed in the middle of an upload finds here what it had sent, so that its successor neither sends it again nor forgets it. Entries are
-the checkpoints' names; an entry holds for the checkpoint with that MANIFEST.json only (a checkpoint that was damaged and is saved again is another one)
-and for one place in the storage.
+A trainer that is killed in the middle of an upload finds here what it had sent, so that its successor neither sends it again nor forgets it. Entries
+are the checkpoints' names; an entry holds for the checkpoint with that MANIFEST.json only (a checkpoint that was damaged and is saved again is
+another one) and for one place in the storage.
 """
 
 import logging

@@ -1,11 +1,11 @@
 """Uploads checkpoints beside the training loop: one thread, one queue on disk, no step ever waits.
 
 A checkpoint goes to `<prefix>/checkpoints/<name>/`, its MANIFEST.json last, so that a remote checkpoint with a manifest is a whole one, and then
-`<prefix>/latest.json` points at it. Both are written conditionally, and only while the lease on the prefix is held: a trainer that was taken over while
-it slept cannot turn back what its successor has written. The queue (`mtc.storage.upload_queue`) survives the process, so an upload goes on where a
-killed one was; what the killed one left half sent in the storage is aborted. Errors that may pass are retried for as long as the trainer runs; what
-only a person can mend fails at once, is told, and is tried again by the next trainer of the run. Nothing here is raised into the training loop but
-`TakenOver`.
+`<prefix>/latest.json` points at it. Both are written conditionally, and only while the lease on the prefix is held: a trainer that was taken over
+while it slept cannot turn back what its successor has written. The queue (`mtc.storage.upload_queue`) survives the process, so an upload goes on
+where a killed one was; what the killed one left half sent in the storage is aborted. Errors that may pass are retried for as long as the trainer
+runs; what only a person can mend fails at once, is told, and is tried again by the next trainer of the run. Nothing here is raised into the training
+loop but `TakenOver`.
 """
 
 import json
@@ -37,11 +37,12 @@ class Uploader:
     def __init__(self, storage, prefix, queue_path, *, lease, present=(), keep=None, extras=None, on_event=None, problem=None, pause=1.0):
         """Go on with what the queue at `queue_path` holds.
 
-        present: the checkpoint directories that are on this machine: what of them is not in the storage is sent first. lease: `mtc.storage.lease.Lease` on the prefix. keep: function of {step} that returns those that the storage's retention lets go, or None.
-        extras: {name: path} of files that are sent along with each checkpoint, replacing what was there. on_event(kind, **facts) is called from the
-        thread: "uploaded" (checkpoint, step, uri, bytes, seconds, skipped), "retry" (checkpoint, attempt, pause in seconds, reason), "failed"
-        (checkpoint, reason), "removed" (checkpoint, step). problem(directory), a sentence or None, is asked before a checkpoint is sent: one that
-        was damaged on this machine is told and left out. pause: seconds after a first failed try.
+        present: the checkpoint directories that are on this machine: what of them is not in the storage is sent first. lease:
+        `mtc.storage.lease.Lease` on the prefix. keep: function of {step} that returns those that the storage's retention lets go, or None. extras:
+        {name: path} of files that are sent along with each checkpoint, replacing what was there. on_event(kind, **facts) is called from the thread:
+        "uploaded" (checkpoint, step, uri, bytes, seconds, skipped), "retry" (checkpoint, attempt, pause in seconds, reason), "failed" (checkpoint,
+        reason), "removed" (checkpoint, step). problem(directory), a sentence or None, is asked before a checkpoint is sent: one that was damaged on
+        this machine is told and left out. pause: seconds after a first failed try.
         """
         self._storage, self._prefix, self._lease = storage, prefix.strip("/"), lease
         self._keep, self._extras, self._on_event = keep, extras or {}, on_event
@@ -246,7 +247,9 @@ class Uploader:
         self._storage.write(key, data, expected=version if self._storage.honours_conditions() else None)
 
     def _remove_superfluous(self, newest):
-        """Apply the storage's retention to what is not newer than the step just sent: what is newer was passed over as damaged, and pushes out nothing."""
+        """Apply the storage's retention to what is not newer than the step just sent: what is newer was passed over as damaged, and pushes out
+        nothing.
+        """
         if self._keep is None:
             return
         there = {step_of(name): name for name in remote_names(self._storage, self._prefix)}

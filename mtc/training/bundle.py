@@ -65,7 +65,9 @@ def read(prefix):
 
 
 def _reason(error):
-    """Return what a person wants to know of an error: the system's own words where they are in it, else TensorFlow's first line that says something."""
+    """Return what a person wants to know of an error: the system's own words where they are in it, else TensorFlow's first line that says
+    something.
+    """
     text = str(getattr(error, "message", "") or error)
     for code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES):
         if os.strerror(code) in text:

@@ -13,8 +13,8 @@ import os
 import re
 import shutil
 
-from mtc import files
 from mtc import config as configuration
+from mtc import files
 from mtc.errors import UserError
 
 log = logging.getLogger("mtc.checkpoints")
@@ -137,7 +137,8 @@ def check_is_of(directory, uid, config, accept=False):
     if found.get("uid") != uid:
         different = "is of another run (uid {}, this one is {})".format(found.get("uid"), uid)
     else:
-        changed = configuration.difference(found.get("config") or {}, configuration.identity(config))
+        known = configuration.completed_identity(found.get("config") or {})
+        changed = configuration.difference(known, configuration.identity(config))
         if changed:
             different = "is of another configuration: {}".format(changed)
     if different and not accept:

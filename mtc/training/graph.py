@@ -19,8 +19,8 @@ from mtc.losses import terms
 from mtc.nets import convolution, cpm
 from mtc.training import optimizer
 
-# Conditions as TensorFlow 1 builds them, in the graph itself. Those of TensorFlow 2 are functions, which start its eager runtime beside the session: on a
-# GPU that takes the memory that the session is to have, and a process that has it cannot fork.
+# Conditions as TensorFlow 1 builds them, in the graph itself. Those of TensorFlow 2 are functions, which start its eager runtime beside the session:
+# on a # GPU that takes the memory that the session is to have, and a process that has it cannot fork.
 tf.disable_control_flow_v2()
 
 BLOCK = 100
@@ -63,7 +63,8 @@ class TrainingGraph(NamedTuple):
     values: Dict[str, tf.Tensor]
     """{variable's name: its value} of all global variables."""
     examine: Any
-    """(placeholder of a batch of crops, [heat, pof] of the last stage) to judge the weights (their averages, with train.ema) by; None where unused."""
+    """(placeholder of a batch of crops, [heat, pof] of the last stage) to judge the weights (their averages, with train.ema) by; None where
+    unused."""
 
     def feed(self, batch):
         """Return the part of a feed_dict that is the batch."""
@@ -142,7 +143,9 @@ def initial_values(training, config):
 
 def with_averages(values, training):
     """Return {name: array} with the averages of weights that have none in `values`: the weights themselves."""
-    starts = {name: values[name[: -len(AVERAGE)]] for name in training.variable_shapes() if name.endswith(AVERAGE) and name[: -len(AVERAGE)] in values}
+    starts = {
+        name: values[name[: -len(AVERAGE)]] for name in training.variable_shapes() if name.endswith(AVERAGE) and name[: -len(AVERAGE)] in values
+    }
     return {**starts, **values}
 
 
@@ -154,8 +157,8 @@ def dead_terms(config, skeleton):
 def _gradients(inputs, weights, skeleton, config, options, device):
     """Return (`Losses` of the batch, [(gradient, variable)]).
 
-    The batch is divided among train.replicas devices of the same kind, and on each computed for `train.micro_batch` samples at a time, one after another.
-    Parts are added up in their order in the batch, so that the sums are the same in every run.
+    The batch is divided among train.replicas devices of the same kind, and on each computed for `train.micro_batch` samples at a time, one after
+    another. Parts are added up in their order in the batch, so that the sums are the same in every run.
     """
     batch, replicas = config.train.batch_size, config.train.replicas
     part = config.train.micro_batch or batch // replicas

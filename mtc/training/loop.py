@@ -15,7 +15,6 @@ import math
 import os
 import platform
 import signal
-import socket
 import threading
 import time
 import uuid
@@ -59,9 +58,10 @@ def train(config, run_dir, lock, take_over=False):
     """Train as a `mtc.sections.Config` says, in `run_dir`, from its newest good checkpoint if there is one, here or in the storage.
 
     lock: the `mtc.lock.Lock` of the run directory, held; take_over: replace a trainer on another machine whose lease has run out.
-    Returns {"step", "checkpoint", "loss", "resumed", "uploaded", "early_stop", "skipped", "bad_samples", "seconds"}. Errors: UserError for what a person
-    can mend; `mtc.errors.Stopped` when SIGTERM or SIGINT asked for the end and a checkpoint has been saved; RunFailed for a loss or gradient that is not
-    finite, a checkpoint that cannot be written, and checkpoints that could not be uploaded; TakenOver where another trainer has taken the run.
+    Returns {"step", "checkpoint", "loss", "resumed", "uploaded", "early_stop", "skipped", "bad_samples", "seconds"}. Errors: UserError for what a
+    person can mend; `mtc.errors.Stopped` when SIGTERM or SIGINT asked for the end and a checkpoint has been saved; RunFailed for a loss or gradient
+    that is not finite, a checkpoint that cannot be written, and checkpoints that could not be uploaded; TakenOver where another trainer has taken
+    the run.
     """
     skeleton = SKELETONS[config.model.kind]
     last, batch_size = config.train.steps, config.train.batch_size
@@ -201,7 +201,9 @@ def train(config, run_dir, lock, take_over=False):
                 loss = made.losses.total
                 if made.skipped:
                     log.warning("step %d is skipped: %s", made.number, _not_finite(made))
-                    journal.record("skipped", step=made.number, names=made.names, path=faults.save_batch(run_dir, made, batches.make(made.first_sample)))
+                    journal.record(
+                        "skipped", step=made.number, names=made.names, path=faults.save_batch(run_dir, made, batches.make(made.first_sample))
+                    )
                 try:
                     for entry in bad.add(made.bad):
                         log.warning("sample %s of %s is replaced by the next one: %s", entry.name, entry.source, entry.reason)
@@ -315,8 +317,8 @@ def versions():
 def _run_uid(run_dir, config, owner, where):
     """Return (the run's unique id, whether run.json has yet to be written).
 
-    Made by the run's first start: names repeat, and two runs must not share a place in the storage. A run directory without an id takes up the run whose
-    place in the storage has its name; owner: that run's id, or None.
+    Made by the run's first start: names repeat, and two runs must not share a place in the storage. A run directory without an id takes up the run
+    whose place in the storage has its name; owner: that run's id, or None.
     """
     path = os.path.join(run_dir, "run.json")
     try:
@@ -335,12 +337,8 @@ def _run_uid(run_dir, config, owner, where):
 
 def _lease(store, prefix, uid, config, lock, take_over):
     """Return the lease on the run's place in the storage; its token is the lock's, so that the next holder of the lock knows whom it can replace."""
-    gone = set()
-    if lock.previous_is_gone:
-        gone = {line["token"] for line in locks.history(lock.path) if line["host"] == socket.gethostname()}
-        gone |= {lock.previous.token} if lock.previous else set()
-        gone.discard(lock.holder.token)
-    return leases.acquire(store, prefix, uid, lock.holder, config.storage.lease_seconds, gone=gone, take_over=take_over)
+    gone, seconds = locks.gone_tokens(lock), config.storage.lease_seconds
+    return leases.acquire(store, prefix, uid, lock.holder, seconds, gone=gone, take_over=take_over)
 
 
 def _restored(directory, training):
@@ -388,8 +386,8 @@ def _not_finite(made):
 def _signals(lock):
     """Yield a list that SIGTERM and SIGINT append their names to, so that the loop ends after the step under way.
 
-    Python runs a handler between two of its own instructions, so not before the step has ended; the byte that it writes to the wake-up pipe arrives at
-    once, and tells whoever waits for the lock that its holder is on its way out.
+    Python runs a handler between two of its own instructions, so not before the step has ended; the byte that it writes to the wake-up pipe arrives
+    at once, and tells whoever waits for the lock that its holder is on its way out.
     """
     names, (awake, wake) = [], os.pipe()
     os.set_blocking(wake, False)

@@ -18,8 +18,8 @@ class CheckpointWriter:
     """Saves checkpoints of a run. Use as a context manager."""
 
     def __init__(self, run_dir, on_saved, guard=lambda: None, before=lambda: None):
-        """on_saved(directory, step, seconds, stalled, copied) is called from the thread once a checkpoint is whole, with the seconds of writing, of the
-        loop's waiting in `save`, and of the copy, which is part of that. guard() is called before each save and may raise: the lock of the run
+        """on_saved(directory, step, seconds, stalled, copied) is called from the thread once a checkpoint is whole, with the seconds of writing, of
+        the loop's waiting in `save`, and of the copy, which is part of that. guard() is called before each save and may raise: the lock of the run
         directory, which somebody else may hold by now. before() is called from the thread before anything is written.
         """
         self._run_dir, self._on_saved, self._guard, self._before = run_dir, on_saved, guard, before
@@ -39,8 +39,8 @@ class CheckpointWriter:
     def save(self, step, copy, facts):
         """Start to write the checkpoint of a step; returns once the save before has ended and the copy is made.
 
-        copy() returns {name: array} of all variables, arrays that nobody changes any more; facts() the JSON-able state. Errors: what went wrong in the
-        save before, or here.
+        copy() returns {name: array} of all variables, arrays that nobody changes any more; facts() the JSON-able state. Errors: what went wrong in
+        the save before, or here.
         """
         started = time.monotonic()
         self.wait()

@@ -14,7 +14,7 @@ def test_nothing_is_lost_in_fifty_cycles(tmp_path):
     out = tmp_path / "crash.json"
     command = [sys.executable, os.path.join("benchmarks", "crash.py"), "--cycles", "50", "--flips", "200", "--seed", "4", "--jobs", "1"]
     done = subprocess.run(
-        command + ["--folder", str(tmp_path), "--out", str(out)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True, check=False
+        command + ["--folder", str(tmp_path), "--out", str(out)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
     found = json.loads(out.read_text())

@@ -437,7 +437,7 @@ def test_a_prefix_belongs_to_the_run_that_claimed_it(storage):
     claim_prefix(storage, "runs/demo", "uid-1")
     with pytest.raises(UserError, match="belongs to another run .*uid-1.*uid-2"):
         claim_prefix(storage, "runs/demo", "uid-2")
-    assert json.loads(storage.read("runs/demo/run.json").decode()) ["uid"] == "uid-1"
+    assert json.loads(storage.read("runs/demo/run.json").decode())["uid"] == "uid-1"
 
 
 def test_of_two_runs_that_claim_at_once_one_wins(tmp_path):

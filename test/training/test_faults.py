@@ -1,4 +1,5 @@
-"""What goes wrong in the middle of a run: numbers that are none, files that cannot be read, trainers that were replaced. Nothing that was good is lost."""
+"""What goes wrong in the middle of a run: numbers that are none, files that cannot be read, trainers that were replaced. Nothing that was good is
+lost."""
 
 import json
 import os
@@ -43,7 +44,8 @@ def poisoned(monkeypatch):
 
 @pytest.fixture
 def damaged_data(small_data, tmp_path):
-    """A copy of the data in which 3D samples can be damaged: returns (root, damage), damage(i) cuts the i-th image's file, damage(i, repair=True) mends it."""
+    """A copy of the data in which 3D samples can be damaged: returns (root, damage), damage(i) cuts the i-th image's file, damage(i, repair=True)
+    mends it."""
     root = tmp_path / "data"
     shutil.copytree(small_data, str(root), ignore=shutil.ignore_patterns("archives"))
     images = sorted((root / "synthetic3d" / "train").iterdir())
@@ -153,7 +155,7 @@ def test_an_old_trainer_that_wakes_up_stops_and_changes_nothing(small, tmp_path)
     assert any(line.startswith("Iteration 20\t") for line in iter(old.stdout.readline, ""))
     old.send_signal(signal.SIGSTOP)
 
-    refused = subprocess.run(command(run="new/run"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True, check=False)
+    refused = subprocess.run(command(run="new/run"), capture_output=True, text=True, check=False)
     assert refused.returncode == 2
     assert "held by another python -m tasks.train (process {} on".format(old.pid) in refused.stderr
 

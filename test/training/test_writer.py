@@ -48,7 +48,7 @@ def test_a_checkpoint_is_whole_and_told_of(writer, saved, tmp_path):
     assert checkpoints.state(directory)["samples"] == 14
     read = bundle.read(checkpoints.bundle_prefix(directory))
     assert all(np.array_equal(read[name], VALUES[name]) for name in VALUES)
-    (step, (written, stalled, copied)), = saved
+    ((step, (written, stalled, copied)),) = saved
     assert step == 7
     assert written > 0
     assert stalled >= copied >= 0
@@ -85,8 +85,7 @@ def test_an_error_is_raised_at_the_next_look_with_its_cause(writer, monkeypatch,
     monkeypatch.setattr(checkpoints, "_describe", broken)
     save(writer, 2)
     with pytest.raises(RunFailed, match=r"checkpoint of step 2 cannot be written: .*step-00000002.*: Input/output error"):
-        while True:
-            writer.check()
+        writer.wait()
     assert os.listdir(checkpoints.folder(str(tmp_path))) == ["step-00000001"]
     writer.check()  # once
 
@@ -109,9 +108,8 @@ def test_somebody_elses_lock_stops_the_save(tmp_path):
     def guard():
         raise RunFailed("taken over")
 
-    with CheckpointWriter(str(tmp_path), None, guard=guard) as writer:
-        with pytest.raises(RunFailed, match="taken over"):
-            save(writer, 1)
+    with CheckpointWriter(str(tmp_path), None, guard=guard) as writer, pytest.raises(RunFailed, match="taken over"):
+        save(writer, 1)
     assert checkpoints.listed(str(tmp_path)) == []
 
 

@@ -1,0 +1,60 @@
+"""How much room the doctor asks for: what retention leaves, and never more than the run makes."""
+
+import pytest
+
+from mtc import config as configuration
+from mtc.errors import UserError
+from tasks import doctor
+
+
+def count(bytes_of, *overrides):
+    """How many checkpoints of the run the room is for: of 40, unless the overrides say otherwise."""
+    config = configuration.load("demo", ("train.steps=4000", "train.snapshot_every=100", "evaluation.samples=0") + overrides)
+    found, rest = divmod(bytes_of(config), doctor.checkpoint_bytes(config))
+    assert rest == 0
+    return found
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (("checkpoint.keep_last=3",), 4),  # and the one that is being written
+        (("checkpoint.keep_last=0",), 40),
+        (("checkpoint.keep_last=100",), 40),
+        (("checkpoint.keep_last=3", "checkpoint.keep_every=1000"), 4 + 4),
+        (("checkpoint.keep_last=3", "checkpoint.keep_every=150"), 4 + 13),  # of the multiples of 150 every other is a checkpoint
+        (("checkpoint.keep_last=3", "checkpoint.keep_best=2"), 4),  # nothing says which are best
+        (("checkpoint.keep_last=3", "checkpoint.keep_best=2", "evaluation.samples=8"), 4 + 2),
+        (("checkpoint.keep_last=3", "train.start_step=3900"), 1),
+    ],
+)
+def test_room_in_the_run_directory_follows_the_retention(overrides, expected):
+    assert count(doctor.run_dir_bytes, *overrides) == expected
+
+
+def test_room_in_the_storage_follows_its_own_retention():
+    assert count(doctor.storage_bytes) == 40
+    assert count(doctor.storage_bytes, "storage.keep_last=3", "storage.keep_every=1000", "evaluation.samples=8") == 4 + 4 + 1
+    assert count(doctor.run_dir_bytes, "storage.keep_last=3") == count(doctor.run_dir_bytes) == 6
+
+
+def test_a_moving_average_makes_checkpoints_larger_by_a_third():
+    plain, averaged = (configuration.load("coco_body", overrides) for overrides in ((), ("train.ema=0.999",)))
+    assert doctor.checkpoint_bytes(plain) == pytest.approx(12 * doctor.PARAMETERS)
+    assert doctor.checkpoint_bytes(averaged) == pytest.approx(16 * doctor.PARAMETERS)
+
+
+def test_devices_that_a_run_asks_for_are_counted(tmp_path, capsys, monkeypatch):
+    from mtc import devices
+
+    asked = []
+
+    def select(device, **options):
+        asked.append((device, options["replicas"]))
+        raise UserError("train.replicas=2: one is there")
+
+    monkeypatch.setattr(devices, "select", select)
+    places = ["--set", "data.root={}".format(tmp_path / "data"), "--set", "storage.uri={}".format(tmp_path / "storage")]
+    assert doctor.main(["--config", "demo", "--run-dir", str(tmp_path / "run"), "--set", "train.replicas=2"] + places) == 2
+    assert asked == [("auto", 2)]
+    assert "FAULT   device" in capsys.readouterr().err
