@@ -7,6 +7,7 @@ targets on the CPU, so that it can be run beside a training in the same director
 import argparse
 import copy
 import dataclasses
+import logging
 import os
 import signal
 import sys
@@ -21,6 +22,8 @@ from mtc.errors import Stopped, UserError
 from mtc.report import contact_sheet, pictures
 from mtc.skeleton import SKELETONS
 from tasks import step
+
+log = logging.getLogger("mtc.preview")
 
 MOST_SAMPLES, MOST_PEOPLE = 40, 6
 """Limits of --count, without and with --each: larger sheets are no picture that anyone looks at."""
@@ -227,7 +230,10 @@ def _batch(samples, config, first, count):
     """Return samples `first` to `first + count - 1` as one batch: what a sample looks like does not depend on the batches."""
     data, train = dataclasses.replace(config.data, prefetch=1), dataclasses.replace(config.train, batch_size=count)
     with pipeline.Pipeline(samples, dataclasses.replace(config, data=data, train=train), SKELETONS[config.model.kind], first=first) as batches:
-        return next(batches)
+        batch = next(batches)
+    for bad in batch.bad:
+        log.warning("sample %d: %s of %s cannot be used (%s): training takes the next one, which is shown", bad.number, bad.name, bad.source, bad.reason)
+    return batch
 
 
 def _small_crops(person, config, first, count):

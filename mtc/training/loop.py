@@ -271,7 +271,10 @@ def train(config, run_dir, lock, take_over=False):
             raise _stop_for(fault, run_dir, state, session, training, batches, writer, uploader, journal, facts_of_state, end)
         if stopping and step < last and not state.stopped_early:
             if step > first:
-                save()
+                try:
+                    save()
+                except UserError:  # too many bad samples, as the last steps tell: told once more by the next try
+                    save()
             writer.wait()
             _finish_uploads(uploader, [], patience=UPLOAD_GRACE)
             end("stopped")

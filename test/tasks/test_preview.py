@@ -160,7 +160,7 @@ def test_a_training_in_the_same_directory_is_not_disturbed(under_way):
     with lock.exclusive(str(run / ".lock"), "trainer"), lock.exclusive(str(run / "steps" / ".train.lock"), "training"):
         before = tree(run)
         assert preview.main(["--run-dir", str(run), "--count", "2", "--set", "train.steps=9"]) == 0
-    after = tree(run)
+        after = tree(run)
     assert after.pop(os.path.join("previews", "samples.jpg"))
     assert after == before
 
