@@ -22,6 +22,7 @@ from mtc.training import checkpoints
 from tasks import checkpoints as command
 from tasks import step
 from test.storage.holders import holder, lease
+from test.storage.test_storage import leave_unfinished
 
 UID = "0123456789abcdef"
 DATA = ".data-00000-of-00001"
@@ -72,14 +73,8 @@ class Run:
         """Upload these, or all, as a trainer does, one after the other."""
         uploader.claim_prefix(self.store, self.prefix, UID)
         directories = [self.directory(number) for number in steps or self.here()]
-        made = uploader.Uploader(
-            self.store,
-            self.prefix,
-            self.queue_path,
-            lease=Free(),
-            present=[str(directory) for directory in directories],
-            extras={"metrics.jsonl": str(self.path / "metrics.jsonl")},
-        )
+        present = [str(directory) for directory in directories]
+        made = uploader.Uploader(self.store, self.prefix, self.queue_path, lease=Free(), present=present)
         assert made.wait(60)
         made.close()
 
@@ -337,8 +332,7 @@ def test_what_retention_removes_meanwhile_is_not_damaged(folder_run, monkeypatch
 
 def moved(run):
     """Let the run directory be lost, as on another machine."""
-    (run.path / "metrics.jsonl").write_text('{"kind": "start"}\n')
-    run.upload()
+    run.store.write("run/metrics.jsonl", b'{"kind": "start"}\n')
     shutil.rmtree(str(run.path))
 
 
@@ -438,8 +432,8 @@ def test_pruning_keeps_the_last_the_regular_and_the_best_on_both_sides(run, caps
     assert run.queue().names(REMOVED) == [checkpoints.name_of(number) for number in (4, 8, 10, 14)]
     assert run.queue().names(UPLOADED) == [checkpoints.name_of(number) for number in (6, 12, 16)]
     out = capsys.readouterr().out
-    assert "removed {}".format(run.directory(10)) in out
-    assert "removed {}".format(run.store.url("run/checkpoints/step-00000014")) in out
+    assert "removed local   step-00000010\n" in out
+    assert "removed remote  step-00000014\n" in out
     assert len(run.record("prune")["figures"]["removed"]) == 7
     assert leases.read(run.store, "run")["state"] == "released"
     assert run("verify") == 0
@@ -471,8 +465,8 @@ def test_with_keep_last_0_all_stay_and_it_says_so(folder_run, capsys):
     folder_run.saved_and_uploaded(4, 8)
     assert folder_run("prune", sets=("checkpoint.keep_last=0",)) == 0
     out = capsys.readouterr().out
-    assert "checkpoint.keep_last=0: all in " in out
-    assert "storage.keep_last=0: all in " in out
+    assert "checkpoint.keep_last=0: all local checkpoints stay" in out
+    assert "storage.keep_last=0: all remote checkpoints stay" in out
     assert "nothing to remove" in out
     assert (folder_run.here(), folder_run.there()) == ([4, 8], [4, 8])
 
@@ -556,15 +550,14 @@ def test_what_killed_saves_and_uploads_have_left_goes_and_what_is_under_way_stay
     assert sorted({uploader.step_of(key.split("/")[2]) for key in run.store.sizes("run/checkpoints")}) == [2, 4, 8, 12]
 
 
-def test_unfinished_uploads_are_ended(folder_run, tmp_path, capsys):
-    folder_run.saved_and_uploaded(4)
-    torn = tmp_path / "storage" / "run" / "checkpoints" / "step-00000004" / ".model-4.index.x.tmp"
-    torn.write_bytes(b"half")
-    assert folder_run("prune", "--dry-run") == 0
-    assert torn.exists()
-    assert folder_run("prune") == 0
-    assert not torn.exists()
-    assert "removed 1 unfinished upload" in capsys.readouterr().out
+def test_unfinished_uploads_are_ended(run, capsys):
+    run.saved_and_uploaded(4)
+    leave_unfinished(run.store, run.key(8, "state.json"))
+    assert run("prune", "--dry-run") == 0
+    assert "unfinished upload" not in capsys.readouterr().out
+    assert run("prune") == 0
+    assert "removed remote  1 unfinished upload\n" in capsys.readouterr().out
+    assert run.store.abort_uploads("run") == 0
 
 
 def test_exactly_the_named_steps_are_removed(run):
@@ -633,6 +626,17 @@ def test_the_lease_of_a_trainer_that_was_killed_here_is_no_obstacle(folder_run):
     with locks.exclusive(path, "python -m tasks.train", keep_history=True) as lock:
         lease(folder_run.store, "run", holder=lock.holder)
     assert folder_run("prune", sets=ONE) == 0
+    assert folder_run.there() == [8]
+
+
+def test_a_lease_that_has_run_out_is_taken_over_where_that_is_asked_for(folder_run, capsys):
+    folder_run.saved_and_uploaded(4, 8)
+    lease(folder_run.store, "run", holder=holder(host="otherhost"))
+    folder_run.store.write("run/lease.json", files.json_bytes(dict(leases.read(folder_run.store, "run"), expires=0)))
+    assert folder_run("prune", sets=ONE) == 2
+    assert "its lease has run out: add --take-over" in capsys.readouterr().err
+    assert rows(folder_run, capsys)[1]["lease"]["has_run_out"] is True
+    assert folder_run("prune", "--take-over", sets=ONE) == 0
     assert folder_run.there() == [8]
 
 
