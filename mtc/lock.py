@@ -74,7 +74,7 @@ class Lock:
 
         Errors: TakenOver names the other one.
         """
-        found = _read(self.path)
+        found = read(self.path)
         if found is not None and found.token != self.holder.token:
             raise TakenOver("{} was taken over by another {}; this one stops without writing".format(self.path, found))
 
@@ -112,7 +112,7 @@ def exclusive(path, what, patience=600.0, keep_history=False):
     """
     with open(path, "a+b") as f:
         _wait(f, path, what, patience)
-        lock = Lock(path, what, _read(path), keep_history)
+        lock = Lock(path, what, read(path), keep_history)
         lock._take()
         try:
             yield lock
@@ -147,7 +147,7 @@ def _wait(f, path, what, patience):
         except OSError as error:
             if error.errno not in _BUSY:
                 raise
-        holder = _read(path)
+        holder = read(path)
         limit = max(patience, LEAVING_PATIENCE) if holder and holder.state == "leaving" else patience
         if waited >= limit:
             raise UserError(
@@ -160,7 +160,7 @@ def _wait(f, path, what, patience):
         waited += _POLL
 
 
-def _read(path) -> Optional[Holder]:
+def read(path) -> Optional[Holder]:
     """Return the holder that a lock file names, or None where it is empty or damaged."""
     try:
         with open(path, "rb") as f:

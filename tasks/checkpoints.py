@@ -7,36 +7,27 @@ keep it out. What is removed is decided before anything is: a refusal leaves all
 
 import argparse
 import contextlib
-import functools
-import json
 import logging
 import os
-import shutil
-import socket
 import sys
 import tempfile
 import textwrap
-import time
-from typing import Any, Callable, Dict, NamedTuple
 
 from mtc import files
 from mtc import lock as locks
 from mtc.errors import RunFailed, UserError
-from mtc.storage import Storage, TransientError, open_storage, retention, uploader
+from mtc.storage import TransientError, uploader
 from mtc.storage import lease as leases
-from mtc.storage.upload_queue import FAILED, REMOVED, UPLOADED, WAITING, UploadQueue
-from mtc.training import checkpoints, remote
-from mtc.training.state import RunState
+from mtc.storage.upload_queue import FAILED, UPLOADED
+from mtc.training import checkpoints, remote, removal, survey
+from mtc.training import place as places
+from mtc.training.removal import line
 from tasks import step
 
 log = logging.getLogger("mtc")
 
 WIDTH = 120
 """Columns of what is printed."""
-
-GOOD_SIZE, DAMAGED_LOOKING = "good size", "damaged-looking"
-PRESENT, INCOMPLETE = "present", "incomplete"
-NOTHING, UNKNOWN = "-", "?"
 
 
 def main(argv=None):
@@ -58,90 +49,6 @@ def main(argv=None):
     raise AssertionError(argv)
 
 
-class Place(NamedTuple):
-    """A run's place in the storage."""
-
-    store: Storage
-    prefix: str
-
-    def key(self, *parts):
-        """Return the key of something in it."""
-        return "/".join(part for part in (self.prefix,) + parts if part)
-
-    def url(self, *parts):
-        """Return its URI, for people."""
-        return self.store.url(self.key(*parts))
-
-    def checkpoints(self) -> Dict[int, Dict[str, int]]:
-        """Return {step: {file: bytes}} of all checkpoints there, whole or not, by one listing."""
-        folder = self.key(uploader.FOLDER) + "/"
-        found: Dict[int, Dict[str, int]] = {}
-        for key, size in self.store.sizes(folder[:-1]).items():
-            name, _, part = key[len(folder) :].partition("/")
-            number = uploader.step_of(name)
-            if part and name == checkpoints.name_of(number):
-                found.setdefault(number, {})[part] = size
-        return found
-
-    def read(self, number, part):
-        """Return the bytes of a checkpoint's small file, or None."""
-        return self.store.read(self.key(uploader.FOLDER, checkpoints.name_of(number), part))
-
-    def queue(self, run_dir):
-        """Return the run directory's record of its uploads to this place; looking at it changes nothing."""
-        return UploadQueue(os.path.join(run_dir, "uploads.json"), self.url(uploader.FOLDER))
-
-
-def _place(context):
-    storage = context.config.storage
-    return Place(open_storage(storage.uri, storage.endpoint, storage.region), os.path.basename(os.path.abspath(context.run_dir)))
-
-
-def _owner(run_dir, place):
-    """Return the uid of the run that the directory and its place in the storage belong to, or None. Errors: UserError where that is not one run."""
-    path = os.path.join(run_dir, "run.json")
-    try:
-        found = files.read_json(path)
-        here = None if found is None else found["uid"]
-    except (ValueError, KeyError, TypeError):
-        raise UserError("{} is damaged: restore it, or choose another --run-dir".format(path)) from None
-    there = uploader.run_of(place.store, place.prefix)
-    if here and there and here != there:
-        text = "{} belongs to another run (uid {}, that of {} is {}): choose another --run-dir or storage.uri"
-        raise UserError(text.format(place.url(), there, run_dir, here))
-    return here or there
-
-
-def _here(run_dir):
-    return {checkpoints.step_of(directory): directory for directory in checkpoints.listed(run_dir)}
-
-
-def _whole(there):
-    """Return the steps of those in the storage that have a manifest, newest first."""
-    return sorted((number for number, parts in there.items() if checkpoints.MANIFEST in parts), reverse=True)
-
-
-def _leftovers(run_dir):
-    """Return the temporary directories that killed saves and fetches have left, or that one which is under way uses."""
-    folder = checkpoints.folder(run_dir)
-    names = os.listdir(folder) if os.path.isdir(folder) else []
-    return [os.path.join(folder, name) for name in sorted(names) if name.startswith(".step-")]
-
-
-def _best(count, here, place, there):
-    """Return the steps of the best `count` evaluations, by the newest state.json of {step: directory} `here` and of the steps `there`."""
-    for number in sorted(set(here) | set(there), reverse=True) if count else ():
-        try:
-            if number in here:
-                found = checkpoints.state(here[number])
-            else:
-                found = json.loads((place.read(number, checkpoints.STATE) or b"").decode("utf-8"))
-            return RunState(number, 0, evaluations=found.get("evaluations", [])).best(count)
-        except (OSError, ValueError, TypeError, AttributeError, IndexError) as error:
-            log.warning("the evaluations in %s of %s cannot be read: %s", checkpoints.STATE, checkpoints.name_of(number), error)
-    return []
-
-
 def _plural(count, what):
     return "{} {}{}".format(count, what, "" if count == 1 else "s")
 
@@ -154,119 +61,17 @@ def _say_wrapped(text, indent=""):
     _say(textwrap.fill(text, WIDTH, initial_indent=indent, subsequent_indent=indent + "  ", break_long_words=False, break_on_hyphens=False))
 
 
-def _line(side, what, words=""):
-    """Return what all verbs call a checkpoint on one of the two sides."""
-    return "{:6}  {}{}".format(side, what, words)
-
-
 # ---- list
 
 
 def _list(context):
-    seen = _survey(context)
+    seen = survey.survey(context, os.path.join(context.run_dir, step.RUN_LOCK))
     if context.arguments.json:
         _say(files.json_bytes(seen).decode("utf-8").rstrip())
     else:
         _print_survey(seen)
     counts = {"checkpoints": len(seen["checkpoints"]), "storage_problem": seen["storage_problem"]}
     return step.Result(outputs=[], figures=dict(counts, unfinished=seen["unfinished"]))
-
-
-def _survey(context):
-    """Return the JSON-able answer of `list`: the run directory by sizes, the storage by one listing and its two small records."""
-    run_dir, place = context.run_dir, _place(context)
-    seen: Dict[str, Any] = {"v": 1, "run_dir": os.path.abspath(run_dir), "storage": place.url(), "storage_problem": None}
-    seen.update(lease=None, latest=None)
-    there = None
-    try:
-        seen["lease"] = _lease_facts(leases.read(place.store, place.prefix))
-        seen["latest"] = uploader.json_object(place.store.read(place.key(uploader.LATEST))) or None
-        there = place.checkpoints()
-        _owner(run_dir, place)
-    except (TransientError, UserError) as error:
-        seen["storage_problem"] = str(error)
-    seen["storage_listed"] = there is not None
-    seen["lock"] = _lock_facts(os.path.join(run_dir, step.RUN_LOCK))
-    here = _here(run_dir)
-    sizes = {number: _looks(directory) for number, directory in here.items()}
-    sizes = {number: looks for number, looks in sizes.items() if os.path.isdir(here[number])}  # a trainer's retention may have been at it
-    good = {number: directory for number, directory in here.items() if number in sizes and not sizes[number][1]}
-    best = []
-    with contextlib.suppress(TransientError, UserError):  # the storage went away in between: this much less is known
-        best = _best(max(1, context.config.checkpoint.keep_best), good, place, _whole(there or {}))
-    queue = place.queue(run_dir)
-    uploads = {uploader.step_of(name): state for state in (WAITING, UPLOADED, FAILED, REMOVED) for name in queue.names(state)}
-    seen["checkpoints"] = []
-    for number in sorted(set(sizes) | set(there or {}), reverse=True):
-        name = checkpoints.name_of(number)
-        row = {"step": number, "name": name, "local": NOTHING, "remote": UNKNOWN if there is None else NOTHING, "problem": ""}
-        row.update(upload=uploads.get(number, NOTHING), reason=queue.reason(name), bytes=sum((there or {}).get(number, {}).values()))
-        if number in sizes:
-            row["bytes"], row["problem"] = sizes[number]
-            row["local"] = DAMAGED_LOOKING if row["problem"] else GOOD_SIZE
-        if there and number in there:
-            row["remote"] = PRESENT if checkpoints.MANIFEST in there[number] else INCOMPLETE
-        row["notes"] = _notes(row, best, seen)
-        seen["checkpoints"].append(row)
-    leftovers = [os.path.basename(directory) for directory in _leftovers(run_dir)]
-    incomplete = [row["name"] for row in seen["checkpoints"] if row["remote"] == INCOMPLETE]
-    seen["unfinished"] = {"local": leftovers, "remote": incomplete}
-    return seen
-
-
-def _looks(directory):
-    """Return (bytes, why it looks damaged or ""): each file's size against the manifest, whose own digest is checked."""
-    size = 0
-    try:
-        size = sum(entry.stat().st_size for entry in os.scandir(directory))
-        with open(os.path.join(directory, checkpoints.MANIFEST), "rb") as f:
-            manifest = uploader.json_object(f.read())
-        if files.digest({key: value for key, value in manifest.items() if key != "digest"}) != manifest.get("digest"):
-            return size, "{} is damaged".format(checkpoints.MANIFEST)
-        for name, expected in manifest["files"].items():
-            found = os.path.getsize(os.path.join(directory, name))
-            if found != expected["bytes"]:
-                return size, "{} has {} bytes, its manifest says {}".format(name, found, expected["bytes"])
-    except FileNotFoundError as error:
-        return size, "{} is missing".format(os.path.basename(str(error.filename)))
-    except (OSError, KeyError, TypeError, AttributeError) as error:
-        return size, "{}: {}".format(type(error).__name__, error)
-    return size, ""
-
-
-def _notes(row, best, seen):
-    notes = []
-    if row["step"] in best:
-        notes.append("best by evaluation")
-    if seen["latest"] and seen["latest"].get("checkpoint") == row["name"]:
-        notes.append("latest.json points here")
-    if row["remote"] == INCOMPLETE and seen["lease"] and seen["lease"]["held"]:
-        notes.append("under way: the lease is held")
-    return notes
-
-
-def _lock_facts(path):
-    """Return what the run's lock file says of its holder, and whether that is alive: None where it cannot be known from here; or None for no file."""
-    holder = locks._read(path)  # the lock itself is not touched: a trainer that starts at this moment must not find it held
-    if holder is None:
-        return None
-    alive = None
-    if holder.host == socket.gethostname():
-        try:
-            os.kill(holder.pid, 0)
-            alive = True
-        except ProcessLookupError:
-            alive = False
-        except PermissionError:  # somebody else's process
-            alive = True
-    return dict(holder._asdict(), name=str(holder), alive=alive)
-
-
-def _lease_facts(record):
-    if record is None:
-        return None
-    run_out = record.get("state") != "released" and time.time() > float(record.get("expires", 0))
-    return dict(record, name=leases.describe(record), held=record.get("state") != "released" and not run_out, has_run_out=run_out)
 
 
 def _print_survey(seen):
@@ -315,12 +120,12 @@ def _lease_words(lease):
 
 def _verify(context):
     run_dir, (local, far) = context.run_dir, _sides(context.arguments)
-    wanted, place = set(context.arguments.steps), _place(context)
-    here, damaged, counted = _here(run_dir) if local else {}, [], 0
+    wanted, place = set(context.arguments.steps), places.place_of(context)
+    here, damaged, counted = places.here_in(run_dir) if local else {}, [], 0
     there, trouble = {}, None
     try:
         if far:
-            _owner(run_dir, place)
+            places.owner(run_dir, place)
             there = place.checkpoints()
         _refuse_unknown(wanted, [here, there], run_dir, place, (local, far))
     except TransientError as error:
@@ -365,7 +170,7 @@ def _problem_there(place, number, parts, queue):
 
 def _verdict(side, number, why, damaged):
     """Print one line; return 1 where it counts as verified."""
-    _say(_line(side, checkpoints.name_of(number), "  " + (why or "ok")))
+    _say(line(side, checkpoints.name_of(number), "  " + (why or "ok")))
     if why in (_GONE, _NOT_YET):
         return 0
     if why:
@@ -391,9 +196,9 @@ def _refuse_unknown(wanted, known, run_dir, place, sides):
 
 
 def _fetch(context):
-    run_dir, place, accept = context.run_dir, _place(context), context.config.checkpoint.foreign == "accept"
-    uid = _owner(run_dir, place)
-    steps, wanted = _whole(place.checkpoints()), context.arguments.step
+    run_dir, place, accept = context.run_dir, places.place_of(context), context.config.checkpoint.foreign == "accept"
+    uid = places.owner(run_dir, place)
+    steps, wanted = places.whole(place.checkpoints()), context.arguments.step
     if not steps:
         raise UserError("{} holds no checkpoint: check storage.uri, and --run-dir, whose name is that of the run there".format(place.url()))
     if wanted is not None:
@@ -443,22 +248,15 @@ def _refuse_foreign(place, number, uid, config):
 # ---- prune
 
 
-class _Removal(NamedTuple):
-    """Something that is to go."""
-
-    what: str
-    action: Callable[[], Any]
-
-
 def _prune(context):
     arguments, run_dir, (local, far) = context.arguments, context.run_dir, _sides(context.arguments)
-    place, dry = _place(context), context.arguments.dry_run
+    place, dry = places.place_of(context), context.arguments.dry_run
     if arguments.even_if_not_uploaded and not arguments.steps:
         raise UserError("--even-if-not-uploaded: name the steps that are to go")
     with contextlib.ExitStack() as stack:
         lease = there = None
         try:
-            uid, there = _owner(run_dir, place), place.checkpoints()
+            uid, there = places.owner(run_dir, place), place.checkpoints()
             if far and not dry and (uid or there):
                 lease = leases.acquire(
                     place.store,
@@ -475,140 +273,29 @@ def _prune(context):
             if far:
                 raise
             log.warning("%s cannot be read (%s): going by uploads.json", place.url(), error)
-        wanted, here = set(arguments.steps), _here(run_dir)
+        wanted, here = set(arguments.steps), places.here_in(run_dir)
         _refuse_unknown(wanted, [here] * local + [there or {}] * far, run_dir, place, (local, far))
         newest = checkpoints.newest_good(run_dir)
         good = {} if newest is None else {checkpoints.step_of(newest): newest}
-        best = _best(context.config.checkpoint.keep_best, good, place, _whole(there or {}))
+        best = places.best(context.config.checkpoint.keep_best, good, place, places.whole(there or {}))
         queue, removals = place.queue(run_dir), []
         if local:
-            removals += _local_removals(context, place, here, there, max(good, default=None), best, queue)
+            removals += removal.local_removals(context, place, here, there, max(good, default=None), best, queue, _say)
         if far:
-            removals += _remote_removals(context, place, here, there, best, queue, lease)
-        for removal in removals:
+            removals += removal.remote_removals(context, place, here, there, best, queue, lease, _say)
+        for one in removals:
             if not dry:
-                removal.action()
-            _say("{} {}".format("would remove" if dry else "removed", removal.what))
+                one.action()
+            _say("{} {}".format("would remove" if dry else "removed", one.what))
         aborted = 0
         if lease and not wanted:
             lease.confirm()
             aborted = place.store.abort_uploads(place.prefix)
         if aborted:
-            _say("removed " + _line("remote", _plural(aborted, "unfinished upload")))
+            _say("removed " + line("remote", _plural(aborted, "unfinished upload")))
         if not removals and not aborted:
             _say("nothing to remove")
-    return step.Result(outputs=[], figures={"dry_run": dry, "removed": [] if dry else [removal.what for removal in removals]})
-
-
-def _local_removals(context, place, here, there, newest, best, queue):
-    """Return what goes from the run directory; newest: step of the newest good checkpoint there, or None."""
-    rule, wanted, arguments = context.config.checkpoint, set(context.arguments.steps), context.arguments
-    if wanted:
-        _refuse_newest(wanted, newest, checkpoints.folder(context.run_dir))
-        goes = sorted(wanted & set(here))
-    else:
-        # A damaged one neither pushes out a good one nor stays where a good one would not; what is newer than the newest good one, a person judges.
-        steps = [number for number in here if newest is not None and number <= newest]
-        good = [number for number in steps if not _looks(here[number])[1]]
-        start = context.config.train.start_step
-        pushed_out = retention.superfluous(good, rule.keep_last, rule.keep_every, start, best)
-        goes = retention.superfluous(steps, rule.keep_last, rule.keep_every, start, best)
-        goes = [number for number in goes if number in pushed_out or number not in good]
-        if not rule.keep_last:
-            _say("checkpoint.keep_last=0: all local checkpoints stay")
-    removals = []
-    for number in goes:
-        name, why = checkpoints.name_of(number), _not_uploaded(here[number], place, there, queue)
-        if why and wanted and not arguments.even_if_not_uploaded:
-            raise UserError("{} is not removed: {}; add --even-if-not-uploaded to give it up".format(here[number], why))
-        if why and not (wanted and arguments.even_if_not_uploaded):
-            _say("stays " + _line("local", name, ": " + why))
-            continue
-        removals.append(_Removal(_line("local", name), functools.partial(_remove_here, here[number], queue if why else None)))
-    if not wanted:
-        for path in _leftovers(context.run_dir):
-            removals.append(_Removal(_line("local", os.path.basename(path), " (left by a killed save)"), functools.partial(shutil.rmtree, path)))
-    return removals
-
-
-def _remove_here(directory, queue):
-    """Remove a local checkpoint; queue: where it has not been uploaded and is given up."""
-    checkpoints.remove(directory)
-    if queue:
-        queue.forget(os.path.basename(directory))  # or the next trainer would miss it
-
-
-def _not_uploaded(directory, place, there, queue):
-    """Return why a local checkpoint is not known to be in the storage, or "". there: None where the storage cannot be read."""
-    name = os.path.basename(directory)
-    if name in queue.names(WAITING):
-        return "it waits for its upload"
-    if name in queue.names(FAILED):
-        return "its upload failed: {}".format(queue.reason(name))
-    if name in queue.names(REMOVED):
-        return ""  # it was there, until the retention of the storage let it go
-    if there is None:
-        return "" if name in queue.names(UPLOADED) else "uploads.json does not say that it was uploaded"
-    number = checkpoints.step_of(directory)
-    if checkpoints.MANIFEST not in there.get(number, {}):
-        return "it is not in the storage"
-    with contextlib.suppress(FileNotFoundError), open(os.path.join(directory, checkpoints.MANIFEST), "rb") as f:
-        if f.read() != place.read(number, checkpoints.MANIFEST) and checkpoints.problem(directory) is None:
-            return "the storage has another checkpoint of this name"
-    return ""
-
-
-def _remote_removals(context, place, here, there, best, queue, lease):
-    """Return what goes from the storage: checkpoints, the manifest first, unfinished ones, and a pointer to what is gone."""
-    config, wanted, whole = context.config, set(context.arguments.steps), _whole(there)
-    keep = uploader.retained_by(config.storage, config.train.start_step, lambda: best)
-    newest = None
-    if wanted & set(there) or (keep and not wanted):  # reads every byte of one checkpoint
-        newest = next((n for n in whole if remote.problem(place.store, place.prefix, checkpoints.name_of(n)) is None), None)
-    if wanted:
-        _refuse_newest(wanted & set(there), newest, place.url(uploader.FOLDER))
-        goes = sorted(wanted & set(there))
-    else:
-        goes = keep({number for number in whole if newest is not None and number <= newest}) if keep else []
-        if not keep:
-            _say("storage.keep_last=0: all remote checkpoints stay")
-        for number in sorted(set(there) - set(whole)):
-            if whole and number < whole[0] and checkpoints.name_of(number) in queue.names(WAITING, FAILED) and number in here:
-                _say("stays " + _line("remote", checkpoints.name_of(number), " (incomplete): the next trainer finishes its upload"))
-            elif whole and number < whole[0]:
-                goes.append(number)
-
-    removals = []
-    latest = uploader.json_object(place.store.read(place.key(uploader.LATEST)))
-    if latest.get("step") in goes:  # first, so that it never points to nothing; the next upload writes it again
-        removals.append(_Removal(_line("remote", uploader.LATEST), functools.partial(_delete, place, uploader.LATEST, lease)))
-    for number in sorted(goes):
-        name = checkpoints.name_of(number)
-        what = _line("remote", name, "" if number in whole else " (incomplete)")
-        removals.append(_Removal(what, functools.partial(_remove_there, place, name, here.get(number), queue, lease)))
-    return removals
-
-
-def _remove_there(place, name, directory, queue, lease):
-    lease.confirm()
-    uploader.remove(place.store, place.prefix, name)
-    if name in queue.names(WAITING, FAILED):
-        queue.set_sent(name, ())  # nothing of it has arrived any more
-        return
-    if directory and name not in queue.names(UPLOADED, REMOVED):  # or the next trainer of this directory would upload it
-        with contextlib.suppress(FileNotFoundError):
-            queue.add(name, files.sha256(os.path.join(directory, checkpoints.MANIFEST)))
-    queue.finish(name, REMOVED)
-
-
-def _delete(place, name, lease):
-    lease.confirm()
-    place.store.delete(place.key(name))
-
-
-def _refuse_newest(wanted, newest, where):
-    if newest in wanted:
-        raise UserError("step {} is the newest good checkpoint in {}: it is not removed, the run goes on from it".format(newest, where))
+    return step.Result(outputs=[], figures={"dry_run": dry, "removed": [] if dry else [one.what for one in removals]})
 
 
 # ---- the commands

@@ -5,6 +5,7 @@ Every check runs, so that all faults are seen at once. It always looks again: wh
 
 import importlib
 import logging
+import math
 import os
 import platform
 import shutil
@@ -26,7 +27,7 @@ COCO_DOWNLOAD, COCO_EXTRACTED, COCO_MASKS = 40 * 10**9, 21 * 10**9, 2 * 10**9
 SYNTHETIC_SAMPLE = 250000
 """Bytes of a synthetic image, generously, in the archive and extracted."""
 PARAMETERS = 54419420
-"""Weights of the published body network; they grow with the square of the width, and Adam keeps two more numbers for each."""
+"""Weights of the published body network; they grow with the square of the width."""
 
 
 def main(argv=None):
@@ -42,7 +43,7 @@ def run(context):
         ("tensorflow", _tensorflow),
         ("packages", _packages),
         ("device", lambda: _device(config)),
-        ("run directory", lambda: _writable(context.run_dir, checkpoint_bytes(config))),
+        ("run directory", lambda: _writable(context.run_dir, run_dir_bytes(config))),
         ("data", lambda: _data(config)),
         ("snapshot", lambda: _snapshot(config)),
         ("storage", lambda: _storage(context)),
@@ -75,10 +76,31 @@ def data_bytes(config):
     return COCO_EXTRACTED + COCO_MASKS if os.path.isdir(_local(source)) else COCO_DOWNLOAD
 
 
+def run_dir_bytes(config):
+    """How many bytes the checkpoints in the run directory need at most, about, as long as the storage takes what it is sent."""
+    return _most_checkpoints(config, config.checkpoint.keep_last, config.checkpoint.keep_every) * checkpoint_bytes(config)
+
+
+def storage_bytes(config):
+    """How many bytes the run's checkpoints in the storage need at most, about."""
+    return _most_checkpoints(config, config.storage.keep_last, config.storage.keep_every) * checkpoint_bytes(config)
+
+
 def checkpoint_bytes(config):
-    """How many bytes all checkpoints of a run need, about: one each train.snapshot_every steps, one at the end; none is ever deleted."""
-    count = -(-(config.train.steps - config.train.start_step) // config.train.snapshot_every)
-    return int(count * 3 * 4 * PARAMETERS * config.model.width**2 * config.model.stages / 6)
+    """How many bytes a checkpoint has, about: four for each weight, for each of Adam's two moments, and for the moving average if there is one."""
+    numbers = 4 if config.train.ema else 3
+    return int(numbers * 4 * PARAMETERS * config.model.width**2 * config.model.stages / 6)
+
+
+def _most_checkpoints(config, keep_last, keep_every):
+    """How many checkpoints of a run there are at once under a rule of `mtc.storage.retention`: the kept ones, and the next before another goes."""
+    steps, every = config.train.steps - config.train.start_step, config.train.snapshot_every
+    made = -(-steps // every)
+    if not keep_last:
+        return made
+    regular = steps * math.gcd(keep_every, every) // (keep_every * every) if keep_every else 0
+    best = config.checkpoint.keep_best if config.evaluation.samples else 0
+    return min(made, keep_last + regular + best + 1)
 
 
 def _tensorflow():
@@ -111,7 +133,7 @@ def _cannot_import(name, error):
 def _device(config):
     from mtc import devices  # with TensorFlow, which was imported without its remarks by now
 
-    kind, description, _ = devices.select(config.train.device)
+    kind, description, _ = devices.select(config.train.device, compiler=config.train.compile, replicas=config.train.replicas)
     return "{}: {} (train.device={})".format(kind, description, config.train.device)
 
 
@@ -131,9 +153,9 @@ def _storage(context):
     storage = open_storage(config.storage.uri, config.storage.endpoint, config.storage.region)
     storage.probe()
     kind, folder = split_uri(config.storage.uri)
-    if kind == "file":  # the copies of the checkpoints; a folder on the disk of the run directory needs the room twice
+    if kind == "file":  # the copies of the checkpoints; a folder on the disk of the run directory needs the room for both
         same = os.stat(folder).st_dev == os.stat(context.run_dir).st_dev
-        return "{}: {}".format(storage.url(""), _writable(folder, checkpoint_bytes(config) * (2 if same else 1)))
+        return "{}: {}".format(storage.url(""), _writable(folder, storage_bytes(config) + (run_dir_bytes(config) if same else 0)))
     return storage.url("")
 
 

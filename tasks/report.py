@@ -33,7 +33,7 @@ def run(context):
 
     found = history.read(_journal(context))
     checkpoint = checkpoints.newest_good(context.run_dir)
-    rows, damaged = checkpoint_table.checkpoints(context.run_dir, found.uploads, checkpoint)
+    rows, damaged = checkpoint_table.checkpoints(context.run_dir, found, checkpoint)
     evaluation = held_out.evaluate(context.config, checkpoints.bundle_prefix(checkpoint) if checkpoint else None)
     report = figures.collect(context.config, found, evaluation.figures, rows)
     report["evaluated_step"] = files.read_json(os.path.join(checkpoint, "MANIFEST.json"))["step"] if checkpoint else None
@@ -58,6 +58,10 @@ def print_summary(report, path):
             "{} {}".format(name.replace("_", " "), document.share((pck[name] or {}).get(threshold))) for name in ("trained", "mean_pose", "untrained")
         ]
         print("PCK@{}       {}".format(threshold, ", ".join(values)))
+    during = report["evaluations"]
+    if during:
+        scores = ["{} {} (step {:,})".format(name, document.share(during[name]["score"]), during[name]["step"]) for name in ("best", "last")]
+        print("evaluations   {}: {}".format(verdict.metric_title(during["metric"]), ", ".join(scores)))
     print("throughput    {} images/s".format(document.number(report["throughput"]["images_per_second"])))
     for warning in report["warnings"]:
         print("warning: {}".format(warning))
