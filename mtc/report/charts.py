@@ -106,6 +106,22 @@ def loss_curve(title, steps, loss, baseline, lr, restarts=()):
         return _svg(figure)
 
 
+def evaluation_curve(steps, scores, metric):
+    """Return an SVG: the score of each evaluation during training, the best one marked; of equals the first."""
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _figure(6.0, 3.0)
+        axes.plot(steps, scores, "o-" if len(steps) <= 60 else "-", color=TRAINED, linewidth=1.8, markersize=3.5, label="each evaluation")
+        best = int(np.argmax(scores))
+        axes.plot(steps[best], scores[best], "D", color=BASELINE, markersize=7, label="best: step {:,}, {:.3f}".format(steps[best], scores[best]))
+        axes.set_title("Held-out {} during training".format(metric))
+        axes.set_xlabel("step")
+        axes.set_ylim(0, min(1.05, max(scores) * 1.15 + 0.02))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: "{:,.0f}".format(value)))
+        _legend(axes)
+        return _svg(figure)
+
+
 def pck_curves(thresholds, curves):
     """Return an SVG: the share of joints within each distance; curves: {"trained" | "mean_pose" | "untrained": values}."""
     with matplotlib.rc_context(_STYLE):

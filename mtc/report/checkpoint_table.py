@@ -10,11 +10,12 @@ import re
 from mtc import files
 
 
-def checkpoints(run_dir, uploads, newest_good):
+def checkpoints(run_dir, history, newest_good):
     """Return (rows of the checkpoints on disk by ascending step, names of directories that are no good checkpoint).
 
-    uploads: {step: upload line of the journal}. newest_good: directory, or None; what is newer was found to be damaged. A row has step, name, path,
-    bytes, files (their number), manifest_sha256, data (name of the largest file), data_sha256, uploaded (URI or None).
+    history: `mtc.report.history.History`. newest_good: directory, or None; what is newer was found to be damaged. A row has step, name, path, bytes,
+    files (their number), manifest_sha256, data (name of the largest file), data_sha256, uploaded (URI or None), remote: "uploaded", "removed" (by the
+    storage's retention) or "missing".
     """
     folder = os.path.join(run_dir, "checkpoints")
     rows, damaged = [], []
@@ -25,7 +26,8 @@ def checkpoints(run_dir, uploads, newest_good):
         if row is None:
             damaged.append(name)
             continue
-        row["uploaded"] = uploads.get(row["step"], {}).get("uri")
+        row["uploaded"] = history.uploads.get(row["step"], {}).get("uri")
+        row["remote"] = "uploaded" if row["uploaded"] else "removed" if row["step"] in history.removed else "missing"
         rows.append(row)
     return rows, damaged
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from mtc import files
 from mtc import skeleton as skeletons
-from mtc.report import charts, pictures
+from mtc.report import charts, pictures, verdict
 
 TEMPLATES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "templates")
 
@@ -36,7 +36,7 @@ def write(run_dir, config, figures, history, shown):
 
 
 def draw_charts(figures, history):
-    """Return {name: {"svg", "inline", "title", "description"}}; a loss that cannot be but 0, or accuracy that was not measured, has no chart."""
+    """Return {name: {"svg", "inline", "title", "description"}}; what cannot be but 0, was not measured or was measured once has no chart."""
     columns, drawn = history.columns, {}
     restarts = history.steps[history.first_of_start & (np.arange(len(history.steps)) > 0)]
     for key, title in (("2d", "Heat-map loss"), ("pof", "POF loss")):
@@ -48,6 +48,16 @@ def draw_charts(figures, history):
             "title": title,
             "description": "{} over steps {:,} to {:,}; at the end {}, empty answer {}.".format(
                 title, figures["steps"]["first"], figures["steps"]["last"], number(mean), number(baseline)
+            ),
+        }
+    during = figures["evaluations"]
+    if during and len(during["scores"]) > 1:
+        title, (steps, scores) = verdict.metric_title(during["metric"]), zip(*((entry["step"], entry["score"]) for entry in during["scores"]))
+        drawn["evaluations"] = {
+            "svg": charts.evaluation_curve(steps, scores, title),
+            "title": "Held-out {} during training".format(title),
+            "description": "Held-out {} at {:,} checkpoints: best {:.3f} after step {:,}, at the end {:.3f}.".format(
+                title, len(steps), during["best"]["score"], during["best"]["step"], during["last"]["score"]
             ),
         }
     curves = {name: [np.nan if v is None else v for v in values] for name, values in figures.get("pck_curve", {}).items()}
@@ -105,7 +115,7 @@ def render(name, values):
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(number=number, share=share, size=size, duration=duration, cell=cell, setting=setting)
+    environment.filters.update(number=number, share=share, size=size, duration=duration, cell=cell, setting=setting, metric=verdict.metric_title)
     return environment.get_template(name + ".j2").render(values)
 
 

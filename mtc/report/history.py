@@ -1,12 +1,13 @@
 """Reads a run's metrics.jsonl: what happened in the end, whatever crashed and was repeated on the way.
 
 The journal is only ever appended to. A crash can tear its last line; a resumed run repeats the steps after its checkpoint. So a line that is no JSON
-is counted and left out, and a start at step N, or a step that comes again, takes back everything recorded after it: the later line counts.
+is counted and left out, and a start at step N, or a step that comes again, takes back everything recorded after it: the later line counts. Numbers
+that were none are null, NaN here.
 """
 
 import json
 import os
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, List, NamedTuple, Optional, Set
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from mtc import files
 from mtc.errors import UserError
 
 VERSION = 1
-KINDS = ("start", "train", "checkpoint", "upload", "end")
+KINDS = ("start", "train", "checkpoint", "upload", "upload_removed", "evaluation", "skipped", "bad_sample", "non_finite", "end")
 """Lines of other kinds say nothing that the report shows."""
 
 COLUMNS = ("loss", "loss_2d", "loss_pof", "baseline_2d", "baseline_pof", "lr", "seconds", "waited")
@@ -29,12 +30,24 @@ class History(NamedTuple):
     """(n,) float64 for each of `COLUMNS`; NaN where a line has no such number."""
     first_of_start: np.ndarray
     """(n,) bool: the first step after a start, which pays for graph building and warm-up."""
+    skipped: np.ndarray
+    """(n,) bool: the steps that changed nothing, their loss or gradient being no number."""
     starts: List[Dict[str, Any]]
     """The start lines, in order."""
     checkpoints: Dict[int, Dict[str, Any]]
     """The checkpoint line of each step that one was saved at."""
     uploads: Dict[int, Dict[str, Any]]
-    """The upload line of each step whose checkpoint, in its last form, was uploaded."""
+    """The upload line of each step whose checkpoint, in its last form, was uploaded and is still there."""
+    removed: Set[int]
+    """Steps whose checkpoint was uploaded, and removed again by the storage's retention."""
+    evaluations: Dict[int, Dict[str, Any]]
+    """The evaluation line of each step after which held-out samples were evaluated."""
+    faults: Dict[int, Dict[str, Any]]
+    """The line of each step that was skipped: where its batch is."""
+    bad_samples: List[Dict[str, Any]]
+    """The line of each sample that could not be used and was replaced; each sample once."""
+    non_finite: Optional[Dict[str, Any]]
+    """The line of the step whose loss or gradient ended the last start, or None."""
     end: Optional[Dict[str, Any]]
     """The end line of the last start, or None where the run is going on or broke off."""
     repeated: int
@@ -45,8 +58,9 @@ class History(NamedTuple):
 
 def read(path):
     """Return the `History` of a metrics.jsonl. Errors: UserError where there is none, it is of a later version, or holds no step."""
-    rows, first, starts, checkpoints, uploads = [], [], [], {}, {}
-    end, expect_first, repeated, damaged, torn = None, True, 0, 0, False
+    rows, first, skipped, starts = [], [], [], []
+    checkpoints, uploads, removed, evaluations, faults, bad = {}, {}, {}, {}, {}, {}
+    end, non_finite, expect_first, repeated, damaged, torn = None, None, True, 0, 0, False
     for line in _lines(path):
         damaged += torn  # a bad line is the torn last one only as long as none follows
         record = _parse(line)
@@ -64,34 +78,64 @@ def read(path):
             damaged += 1
         elif kind == "train":
             while rows and rows[-1][0] >= step:
-                rows.pop()
-                first.pop()
+                for column in (rows, first, skipped):
+                    column.pop()
                 repeated += 1
             rows.append((step,) + tuple(_number(record.get(key)) for key in COLUMNS))
             first.append(expect_first)
+            skipped.append(bool(record.get("skipped")))
             expect_first = False
         elif kind == "start":
             while rows and rows[-1][0] > step:
-                rows.pop()
-                first.pop()
+                for column in (rows, first, skipped):
+                    column.pop()
                 repeated += 1
-            for events in (checkpoints, uploads):
-                for late in [s for s in events if s > step]:
+            for events in (checkpoints, uploads, removed, evaluations, faults, bad):
+                for late in [key for key, event in events.items() if event["step"] > step]:
                     del events[late]
             starts.append(record)
-            end, expect_first = None, True
+            end, non_finite, expect_first = None, None, True
         elif kind == "checkpoint":
             checkpoints[step] = record
             uploads.pop(step, None)
+            removed.pop(step, None)
         elif kind == "upload":
             uploads[step] = record
+            removed.pop(step, None)
+        elif kind == "upload_removed":
+            uploads.pop(step, None)
+            removed[step] = record
+        elif kind == "evaluation":
+            evaluations[step] = record
+        elif kind == "skipped":
+            faults[step] = record
+        elif kind == "bad_sample":
+            bad.setdefault((record.get("source"), record.get("name")), record)
+        elif kind == "non_finite":
+            non_finite = record
         elif kind == "end":
             end = record
     if not rows:
         raise UserError("{} holds no training step: run python -m tasks.train with the same --config and --run-dir first".format(path))
     table = np.array(rows, np.float64)
     columns = {key: table[:, i + 1] for i, key in enumerate(COLUMNS)}
-    return History(table[:, 0].astype(np.int64), columns, np.array(first), starts, checkpoints, uploads, end, repeated, damaged)
+    return History(
+        steps=table[:, 0].astype(np.int64),
+        columns=columns,
+        first_of_start=np.array(first),
+        skipped=np.array(skipped),
+        starts=starts,
+        checkpoints=checkpoints,
+        uploads=uploads,
+        removed=set(removed),
+        evaluations=evaluations,
+        faults=faults,
+        bad_samples=list(bad.values()),
+        non_finite=non_finite,
+        end=end,
+        repeated=repeated,
+        damaged=damaged,
+    )
 
 
 def digest(path):

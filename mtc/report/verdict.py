@@ -35,6 +35,8 @@ def judge(figures):
         _pck_sentence(figures),
         _angle_sentence(figures),
         _snapshot_sentence(figures),
+        _early_stop_sentence(figures),
+        _best_sentence(figures),
     ]
     return {"learned": learned, "headline": headline, "sentences": [sentence for sentence in sentences if sentence]}
 
@@ -54,11 +56,12 @@ def warnings(figures, damaged_checkpoints, damaged_lines):
         found.append("The run counts from step {:,}, as after a snapshot, but started from initial weights.".format(first))
     if loss["last_mean_pof"] == 0 and "loss_pof" not in figures["dead_terms"]:
         found.append("The POF loss is 0 in the last {} steps.".format(loss["last_count"]))
-    if steps["last"] < steps["asked"]:
+    if steps["last"] < steps["asked"] and not steps["early_stop"]:
         how = {None: "training is going on or broke off"}.get(steps["status"], "training ended with status '{}'".format(steps["status"]))
         found.append("The run is not finished: step {:,} of {:,}; {}. Run tasks.train again to go on.".format(steps["last"], steps["asked"], how))
     if loss["non_finite"]:
         found.append("{:,} of {:,} steps have a loss that is no number: lower train.lr.".format(loss["non_finite"], steps["recorded"]))
+    found += _fault_warnings(figures)
     for key, name in (("2d", "heat-map"), ("pof", "POF")):
         ratio = _ratio(loss["last_mean_" + key], loss["baseline_" + key])
         if ratio is not None and ratio >= 1 and "loss_" + key not in figures["dead_terms"]:
@@ -98,7 +101,35 @@ def notes(figures):
         again = " {:,} steps after the last checkpoint were trained again.".format(steps["repeated"]) if steps["repeated"] else ""
         found.append("Training was started {} times; the first step of each start does not count in the throughput.{}".format(steps["starts"], again))
     if figures.get("evaluated_step") is not None:
-        found.append("Held-out figures are of the checkpoint of step {:,}.".format(figures["evaluated_step"]))
+        averages = ", of the moving averages of its weights (train.ema={:g})".format(figures["config"]["train"]["ema"]) if figures["averaged"] else ""
+        found.append("Held-out figures are of the checkpoint of step {:,}{}.".format(figures["evaluated_step"], averages))
+    return found
+
+
+def metric_title(metric):
+    """Return what a reader calls an `evaluation.metric`."""
+    return {"pck": "PCK@0.1", "auc": "area under the PCK curve"}.get(metric, str(metric))
+
+
+def _fault_warnings(figures):
+    """Return the sentences on steps without numbers and on samples that could not be used."""
+    found, fatal, skipped, bad = [], figures["non_finite"], figures["skipped"], figures["bad_samples"]
+    if fatal:
+        left = "its batch is in {}".format(fatal["path"]) if fatal["path"] else "its batch could not be saved"
+        found.append("Step {:,} was not made, because its loss or gradient was no number, and training ended there: {}.".format(fatal["step"], left))
+    if skipped["count"]:
+        one = skipped["count"] == 1
+        what = "was skipped: its loss or gradient was" if one else "were skipped: their loss or gradient was"
+        places = [fault["path"] for fault in skipped["steps"] if fault["path"]]
+        left = "The batch is in {}".format(_some(places)) if one else "The batches are in {}".format(_some(places))
+        text = "{:,} of {:,} steps {} no number. {}; lower train.lr if it happens again."
+        found.append(text.format(skipped["count"], figures["steps"]["recorded"], what, left if places else "No batch could be saved"))
+    if bad["count"]:
+        text = "{:,} sample{} could not be used ({}), and {} replaced by the next one of the same source: {}."
+        sources = ", ".join("{:,} of {}".format(count, source) for source, count in sorted(bad["by_source"].items(), key=str))
+        named = ["{} ({})".format(sample["name"], sample["reason"]) for sample in bad["examples"]]
+        named = "; ".join(named[:3]) + ("; and {:,} more".format(bad["count"] - 3) if bad["count"] > 3 else "")
+        found.append(text.format(bad["count"], "s" if bad["count"] > 1 else "", sources, "were" if bad["count"] > 1 else "was", named))
     return found
 
 
@@ -106,13 +137,17 @@ def _checkpoint_warnings(figures, damaged):
     found, rows, last = [], figures["checkpoints"], figures["steps"]["last"]
     if not rows:
         found.append("There is no good checkpoint on disk, so the trained network could not be evaluated.")
-    pending = [row["name"] for row in rows if not row["uploaded"]]
+    pending = [row["name"] for row in rows if row["remote"] == "missing"]
     if pending:
         found.append("Not uploaded to the storage: {}.".format(_some(pending)))
     if damaged:
         found.append("Incomplete or damaged checkpoints: {}. They are not used.".format(_some(damaged)))
     if figures.get("evaluated_step") is not None and figures["evaluated_step"] != last:
         found.append("The newest good checkpoint is of step {:,}, the last recorded step is {:,}.".format(figures["evaluated_step"], last))
+    best = (figures["evaluations"] or {}).get("best")
+    if best and not best["checkpoint"] and not best["uploaded"]:
+        hint = "" if figures["config"]["checkpoint"]["keep_best"] else ": checkpoint.keep_best above 0 keeps the best"
+        found.append("No good checkpoint of step {:,}, the best on held-out samples, is left{}.".format(best["step"], hint))
     return found
 
 
@@ -169,6 +204,32 @@ def _snapshot_sentence(figures):
     if not figures["snapshot"]:
         return ""
     return "Training began from a snapshot, so the accuracy says what the network can do, not what this run added to it."
+
+
+def _early_stop_sentence(figures):
+    steps = figures["steps"]
+    if not steps["early_stop"]:
+        return ""
+    patience, gain = (figures["config"]["evaluation"][key] for key in ("patience", "min_gain"))
+    return "Training stopped early, as it was asked to: after step {:,} of {:,}, {} evaluations in a row had brought no gain{}.".format(
+        steps["last"], steps["asked"], patience, " of more than {:g}".format(gain) if gain else ""
+    )
+
+
+def _best_sentence(figures):
+    found = figures["evaluations"]
+    if not found:
+        return ""
+    best, last, title = found["best"], found["last"], metric_title(found["metric"])
+    if best["step"] == last["step"]:
+        which = "the last of {:,} evaluations".format(len(found["scores"])) if len(found["scores"]) > 1 else "the only evaluation"
+        return "During training, held-out {} was {:.3f} after step {:,}, {} and the best.".format(title, best["score"], best["step"], which)
+    if best["checkpoint"]:
+        where = "its checkpoint is checkpoints/{}".format(best["checkpoint"])
+    else:
+        where = "its checkpoint is only in the storage: {}".format(best["uploaded"]) if best["uploaded"] else "no good checkpoint of it is left"
+    text = "During training, held-out {} was best after step {:,} ({:.3f}), not after the last evaluated one, step {:,} ({:.3f}); {}."
+    return text.format(title, best["step"], best["score"], last["step"], last["score"], where)
 
 
 def _ratio(value, baseline):

@@ -60,6 +60,9 @@ class Uploader:
             self.submit(directory)
         self._present = present
         self._thread = threading.Thread(target=self._work, name="uploader", daemon=True)
+
+    def start(self):
+        """Begin; from now on events come."""
         self._thread.start()
 
     def submit(self, directory, anew=False):
@@ -211,7 +214,7 @@ class Uploader:
         self._point_latest(name, step, folder)
         self._queue.finish(name, UPLOADED)
         for extra, path in sorted(self._extras.items()):
-            if os.path.exists(path):
+            if os.path.isfile(path):
                 self._storage.put(path, self._key(extra))
         return {"step": step, "uri": self._storage.url(folder), "bytes": sum(sizes.values()), "skipped": remote == manifest}
 

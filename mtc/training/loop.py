@@ -90,7 +90,7 @@ def train(config, run_dir, lock, take_over=False):
         def patiently(action):
             return backoff.patiently(action, store.url(""), START_PATIENCE)
 
-        uid, is_new = _run_uid(run_dir, config, patiently(lambda: uploads.run_of(store, prefix)), store.url(prefix))
+        uid, is_taken_up = _run_uid(run_dir, config, patiently(lambda: uploads.run_of(store, prefix)), store.url(prefix))
         patiently(lambda: uploads.claim_prefix(store, prefix, uid))
         lease = patiently(functools.partial(_lease, store, prefix, uid, config, lock, take_over))
         stack.callback(lease.close)
@@ -122,8 +122,8 @@ def train(config, run_dir, lock, take_over=False):
                 if state.step:
                     text = "train.start_step=%d belongs to a snapshot: initial weights get the learning rate of step %d"
                     log.warning(text, state.step, state.step + 1)
-        if is_new:
-            files.write_json(os.path.join(run_dir, "run.json"), {"v": 1, "uid": uid})
+        if is_taken_up:  # not before it is known that the run there goes on here
+            _write_uid(run_dir, uid)
 
         # ---- journal, uploads, checkpoints
         flop = cpm.training_flop(training.layers, config.model.crop, pof_is_dead=bool(dead))
@@ -159,6 +159,8 @@ def train(config, run_dir, lock, take_over=False):
             uploader.submit(directory)
             prune(step)
 
+        writer = CheckpointWriter(run_dir, on_saved, guard=lock.check, before=journal.sync)
+        writer.saved = resumed
         uploader = uploads.Uploader(
             store,
             prefix,
@@ -170,9 +172,9 @@ def train(config, run_dir, lock, take_over=False):
             on_event=on_upload,
             problem=checkpoints.problem,
         )
+        uploader.start()
         stack.callback(uploader.close)
-        writer = stack.enter_context(CheckpointWriter(run_dir, on_saved, guard=lock.check, before=journal.sync))
-        writer.saved = resumed
+        stack.enter_context(writer)
 
         # ---- the loop
         stopping = stack.enter_context(_signals(lock))
@@ -241,10 +243,10 @@ def train(config, run_dir, lock, take_over=False):
             journal.record("end", step=state.step, status=status, seconds=round(state.seconds, 3), skipped=state.skipped, **more)
 
         while step < last and not stopping and not fault and not state.stopped_early:
-            writer.check()
-            uploader.check()
             rate = optimizer.learning_rate(step + 1, config.train.lr, config.train.lr_steps, config.compat.lr_boundary == "legacy")
             try:
+                writer.check()
+                uploader.check()
                 steps.run(step + 1, rate)
                 step += 1
                 if step == last or (step - config.train.start_step) % config.train.snapshot_every == 0:
@@ -255,6 +257,8 @@ def train(config, run_dir, lock, take_over=False):
                 if step > first:
                     save()
                     writer.wait()
+                if fault:
+                    break
                 _finish_uploads(uploader, stopping, patience=UPLOAD_GRACE)
                 end("failed")
                 raise
@@ -267,14 +271,15 @@ def train(config, run_dir, lock, take_over=False):
                 raise
 
         # ---- the end: nothing unsaved, nothing pending
+        stopped = stopping and step < last and not state.stopped_early
+        if stopped and step > first and not fault:
+            try:
+                save()
+            except UserError:  # too many bad samples, as the last steps tell: told once more by the next try
+                save()
         if fault:
             raise _stop_for(fault, run_dir, state, session, training, batches, writer, uploader, journal, facts_of_state, end)
-        if stopping and step < last and not state.stopped_early:
-            if step > first:
-                try:
-                    save()
-                except UserError:  # too many bad samples, as the last steps tell: told once more by the next try
-                    save()
+        if stopped:
             writer.wait()
             _finish_uploads(uploader, [], patience=UPLOAD_GRACE)
             end("stopped")
@@ -318,7 +323,7 @@ def versions():
 
 
 def _run_uid(run_dir, config, owner, where):
-    """Return (the run's unique id, whether run.json has yet to be written).
+    """Return (the run's unique id, whether it is that of a run in the storage which is taken up here, and run.json has yet to say so).
 
     Made by the run's first start: names repeat, and two runs must not share a place in the storage. A run directory without an id takes up the run
     whose place in the storage has its name; owner: that run's id, or None.
@@ -331,11 +336,16 @@ def _run_uid(run_dir, config, owner, where):
     except (ValueError, KeyError, TypeError):
         raise UserError("{} is damaged: restore it, or start anew with another --run-dir".format(path)) from None
     if owner is None:
-        return uuid.uuid4().hex, True
+        return _write_uid(run_dir, uuid.uuid4().hex), False
     if not config.storage.resume:
         raise UserError("{} belongs to another run (uid {}) and storage.resume is false: choose another name or storage.uri".format(where, owner))
     log.info("%s has no run yet: going on with run %s from %s (storage.resume=false to refuse)", run_dir, owner, where)
     return owner, True
+
+
+def _write_uid(run_dir, uid):
+    files.write_json(os.path.join(run_dir, "run.json"), {"v": 1, "uid": uid})
+    return uid
 
 
 def _lease(store, prefix, uid, config, lock, take_over):

@@ -11,11 +11,18 @@ import socket
 import sys
 import tempfile
 import time
+from typing import NamedTuple
 
 import pytest
 
+from test import leaks
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HOME = pathlib.Path(tempfile.mkdtemp(prefix="mtc-dag-test-"))
+TINY = (
+    "synthetic.train_images=12", "synthetic.val_images=6", "synthetic.samples_3d=8", "synthetic.width=240", "model.width=0.1", "model.crop=64",
+    "train.steps=4", "train.batch_size=2", "train.snapshot_every=2", "train.lr=1e-3", "train.lr_steps=", "report.samples=4", "report.pictures=1",
+)  # fmt: skip
 REAL_PYTHON = os.environ.get("MTC_PYTHON") or str(ROOT / ".venv-train" / "bin" / "python")
 
 
@@ -103,6 +110,37 @@ def steps(tmp_path, monkeypatch):
     for start in fake.starts():
         with contextlib.suppress(ProcessLookupError):
             os.kill(start["pid"], signal.SIGKILL)
+
+
+class WholeJob(NamedTuple):
+    """A run of the DAG on real parts, its checkpoints in S3."""
+
+    code: int
+    output: str
+    command_lines: set[str]
+    """Of processes that held a credential while it ran."""
+    folder: pathlib.Path
+    """Run directory, data, Airflow's home with its database and logs, and the output; nothing else was told where to write."""
+    run_dir: pathlib.Path
+    server: pathlib.Path
+    """What the S3 server keeps."""
+
+
+@pytest.fixture(scope="session")
+def whole_job(tmp_path_factory):
+    """A finished `make demo` that is as small as it gets, with credentials that occur nowhere else."""
+    if not os.access(REAL_PYTHON, os.X_OK):
+        pytest.skip(f"no training interpreter at {REAL_PYTHON}; set MTC_PYTHON")
+    folder = tmp_path_factory.mktemp("job")
+    server = tmp_path_factory.mktemp("s3") / "server"
+    environ = {**leaks.credentials(), "AIRFLOW_HOME": str(folder / "airflow"), "MTC_RUNS": str(folder / "runs"), "MTC_PYTHON": REAL_PYTHON}
+    environ["PYTHONPATH"] = str(ROOT / "plugins")
+    with leaks.s3_server(server) as endpoint:
+        settings = [*TINY, f"data.root={folder / 'data'}", "storage.uri=s3://bucket/runs", f"storage.endpoint={endpoint}"]
+        command = [sys.executable, "-m", "mtc_airflow.demo", *(word for setting in settings for word in ("--set", setting))]
+        code, lines = leaks.run(command, folder / "output", env=environ)
+    run_dir = next((folder / "runs").glob("mtc_train/*"), folder)
+    return WholeJob(code, (folder / "output").read_text(), lines, folder, run_dir, server)
 
 
 def wait_for(condition, what, seconds=60):

@@ -8,12 +8,7 @@ import sys
 
 import pytest
 
-from test.dag.conftest import REAL_PYTHON, ROOT, wait_for
-
-TINY = (
-    "synthetic.train_images=12", "synthetic.val_images=6", "synthetic.samples_3d=8", "synthetic.width=240", "model.width=0.1", "model.crop=64",
-    "train.steps=4", "train.batch_size=2", "train.snapshot_every=2", "train.lr=1e-3", "train.lr_steps=", "report.samples=4", "report.pictures=1",
-)  # fmt: skip
+from test.dag.conftest import ROOT, wait_for
 
 
 @pytest.fixture
@@ -70,15 +65,11 @@ def test_a_missing_training_interpreter_is_said_before_anything_starts(demo):
     assert "/nowhere/python is missing: run `make setup`" in output
 
 
-@pytest.mark.skipif(not os.access(REAL_PYTHON, os.X_OK), reason=f"no training interpreter at {REAL_PYTHON}; set MTC_PYTHON")
-def test_the_whole_job_runs_on_real_parts(demo, steps, tmp_path):
-    settings = [*TINY, f"data.root={tmp_path / 'data'}", f"storage.uri={tmp_path / 'storage'}"]
-    process = demo(*(word for setting in settings for word in ("--set", setting)), MTC_PYTHON=REAL_PYTHON)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    (run_dir,) = steps.runs.glob("mtc_train/*")
-    report = json.loads((run_dir / "report.json").read_text())
+def test_the_whole_job_runs_on_real_parts(whole_job):
+    assert whole_job.code == 0, whole_job.output
+    report = json.loads((whole_job.run_dir / "report.json").read_text())
     assert set(report["pck"]) >= {"trained", "untrained", "mean_pose"}
     assert report["loss"]["last_mean"] > 0
-    assert {path.stem for path in (run_dir / "steps").glob("*.json")} == {"doctor", "fetch_coco", "fetch_snapshot", "preprocess", "train", "report"}
-    assert list((tmp_path / "storage").rglob("MANIFEST.json"))
+    made = {path.stem for path in (whole_job.run_dir / "steps").glob("*.json")}
+    assert made == {"doctor", "fetch_coco", "fetch_snapshot", "preprocess", "train", "report"}
+    assert list(whole_job.server.rglob("MANIFEST.json"))

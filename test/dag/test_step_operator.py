@@ -108,6 +108,32 @@ def test_a_mistake_that_left_no_record_is_read_from_the_output(steps, context, t
         execute(train, context)
 
 
+def test_a_run_that_somebody_else_trains_is_told_with_its_holder_and_not_tried_again(steps, context, train):
+    held = (
+        "/runs/r/.lock is held by another python -m tasks.train (process 7 on host, since 2026-01-01 00:00:00): "
+        "stop it (it saves first), or choose another --run-dir"
+    )
+    (steps.runs / "python").write_text(f"#!/bin/sh\necho 'error: {held}' >&2\nexit 2\n")  # the run's records are the holder's
+    with pytest.raises(AirflowFailException) as caught:
+        execute(train, context)
+    assert str(caught.value) == held
+
+
+def test_figures_of_a_training_come_through_as_numbers_that_json_knows(tmp_path):
+    (tmp_path / "steps").mkdir()
+    figures = {"step": 60, "loss": float("nan"), "early_stop": True, "best": [40], "skipped": 1, "bad_samples": 2, "seconds": 34.5, "resumed": False}
+    figures.update(checkpoint="/runs/r/checkpoints/step-00000060", uploaded="s3://bucket/r/checkpoints/step-00000060")
+    (tmp_path / "steps" / "train.json").write_text(json.dumps({"figures": figures}))
+    found = run_directory.small_figures(tmp_path, "train")
+    assert found == {**figures, "loss": None}
+    json.dumps(found, allow_nan=False)
+
+
+def test_further_arguments_follow_those_of_the_run(steps, context):
+    execute(step_operator.StepOperator(task_id="train", command="train", arguments=["--take-over"]), context)
+    assert steps.starts("train")[0]["argv"][-3:] == ["--run-dir", str(steps.runs / "mtc_train" / "r"), "--take-over"]
+
+
 def test_a_failure_is_for_another_try_and_says_why(steps, context, train):
     steps.plan(train=["fail"])
     with pytest.raises(AirflowException, match="exit code 1: RuntimeError: the disk is on fire; see .*train.log") as caught:
@@ -193,6 +219,7 @@ def test_a_command_that_airflow_forgot_is_found_all_the_same(steps, context, tra
     os.waitpid(pid, 0)
     context["task_state_store"].delete("command")
     thread, outcome = in_background(train, context)
+    wait_for(lambda: train._job, "the try to find the command")  # one that has ended is not looked for
     (steps.runs / "release").touch()
     thread.join(30)
     assert outcome[0]["figures"] == {"answer": 42}

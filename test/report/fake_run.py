@@ -54,7 +54,25 @@ def train(step, **more):
         "baseline_2d": 0.01 * rng.uniform(0.8, 1.2),
     }
     line.update(baseline_pof=0.07 * rng.uniform(0.9, 1.1), lr=1e-3 if step <= 40 else 3e-4, seconds=0.5, time=1.6e9 + step)
+    line.update(sample=8 * (step - 1), ids="{:08x}".format(step), grad_norm=0.1)
     return dict(line, **more)
+
+
+def without_numbers(step):
+    """A step that was skipped, and the line that says where its batch is."""
+    numbers = dict.fromkeys(("loss", "loss_2d", "loss_pof", "grad_norm"))
+    fault = {"v": 1, "kind": "skipped", "step": step, "names": ["a.jpg"], "path": "/elsewhere/run/faults/step-{:08d}".format(step)}
+    return [train(step, skipped=True, **numbers), fault]
+
+
+def evaluation(step, score, best=False):
+    """A held-out evaluation during training."""
+    return {"v": 1, "kind": "evaluation", "step": step, "metric": "pck", "score": score, "samples": 50, "best": best}
+
+
+def bad_sample(step, name, source="coco", reason="cannot be decoded"):
+    """A sample that was replaced."""
+    return {"v": 1, "kind": "bad_sample", "step": step, "source": source, "name": name, "reason": reason}
 
 
 def journal(run_dir, lines):
@@ -76,16 +94,20 @@ def checkpoint(run_dir, step):
     return path
 
 
-def finished(run_dir, steps=60, **start_facts):
-    """A clean run from the first step to the last, its two checkpoints uploaded."""
+def finished(run_dir, steps=60, after=None, end=None, **start_facts):
+    """A clean run from the first step to the last, its two checkpoints uploaded.
+
+    after: {step: lines that follow its own}; end: more for the last line.
+    """
     lines = [start(**start_facts)]
     for step in range(1, steps + 1):
         lines.append(train(step, seconds=5.0 if step == 1 else 0.5))
+        lines += (after or {}).get(step, [])
         if step in (steps // 2, steps):
-            lines.append({"v": 1, "kind": "checkpoint", "step": step, "path": "x", "bytes": 5007, "seconds": 0.1})
+            lines.append({"v": 1, "kind": "checkpoint", "step": step, "path": "x", "bytes": 5007, "seconds": 0.1, "stalled": 0.23, "copied": 0.2})
             lines.append({"v": 1, "kind": "upload", "step": step, "uri": "s3://bucket/demo/step-{:08d}".format(step), "seconds": 0.1})
             checkpoint(run_dir, step)
-    journal(run_dir, lines + [{"v": 1, "kind": "end", "step": steps, "status": "success"}])
+    journal(run_dir, lines + [dict({"v": 1, "kind": "end", "step": steps, "status": "success"}, **(end or {}))])
     return os.path.join(run_dir, "checkpoints", "step-{:08d}".format(steps))
 
 

@@ -61,6 +61,33 @@ def test_an_upload_counts_for_the_checkpoint_that_was_saved_before_it(tmp_path):
     assert read(tmp_path, [fake_run.train(1), fake_run.train(2), saved, uploaded, fake_run.start(1), fake_run.train(2)]).uploads == {}
 
 
+def test_a_removed_upload_is_there_again_once_it_is_sent_again(tmp_path):
+    uploaded, removed = {"v": 1, "kind": "upload", "step": 2, "uri": "file:///x"}, {"v": 1, "kind": "upload_removed", "step": 2}
+    found = read(tmp_path, [fake_run.train(2), uploaded, removed])
+    assert (found.uploads, found.removed) == ({}, {2})
+    found = read(tmp_path, [fake_run.train(2), uploaded, removed, uploaded])
+    assert (list(found.uploads), found.removed) == ([2], set())
+
+
+def test_a_resume_takes_back_all_that_happened_after_its_step(tmp_path):
+    events = [fake_run.evaluation(4, 0.5), fake_run.bad_sample(3, "a"), fake_run.bad_sample(5, "b"), {"v": 1, "kind": "upload_removed", "step": 6}]
+    lines = [fake_run.start()] + fake_run.without_numbers(3) + [fake_run.train(4)] + fake_run.without_numbers(5) + events
+    lines.append({"v": 1, "kind": "non_finite", "step": 6, "names": [], "path": ""})
+    before = read(tmp_path, lines)
+    assert (list(before.evaluations), list(before.faults), before.skipped.tolist()) == ([4], [3, 5], [True, False, True])
+    assert [line["name"] for line in before.bad_samples] == ["a", "b"]
+    assert before.non_finite["step"] == 6
+    after = read(tmp_path, lines + [fake_run.start(3, resumed=True)])
+    assert (list(after.evaluations), list(after.faults), after.skipped.tolist()) == ([], [3], [True])
+    assert [line["name"] for line in after.bad_samples] == ["a"]
+    assert (after.removed, after.non_finite) == (set(), None)
+
+
+def test_a_bad_sample_counts_once(tmp_path):
+    found = read(tmp_path, [fake_run.train(1), fake_run.bad_sample(1, "a"), fake_run.bad_sample(1, "a"), fake_run.bad_sample(1, "a", "synthetic3d")])
+    assert len(found.bad_samples) == 2
+
+
 def test_an_end_belongs_to_its_start(tmp_path):
     end = {"v": 1, "kind": "end", "step": 1, "status": "stopped"}
     assert read(tmp_path, [fake_run.start(), fake_run.train(1), end]).end["status"] == "stopped"

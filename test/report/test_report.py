@@ -263,7 +263,7 @@ def test_hands_are_reported_by_the_same_code(run_dir, world):
 def test_the_published_numbers_are_comparable_only_in_the_published_setting():
     chosen = configuration.load("ascend_full")
     row = np.array([[400000.0]])
-    run = history.History(row[0].astype(int), {}, np.array([True]), [], {}, {}, None, 0, 0)
+    run = history.History(row[0].astype(int), *[None] * (len(history.History._fields) - 1))
     assert figures.published(chosen, run, {"path": "model-390000"})["comparable"] is True
     assert "initial weights" in figures.published(chosen, run, None)["not_comparable_because"][0]
     chosen.compat.mask = "miss"
@@ -307,3 +307,124 @@ def test_the_report_says_how_much_of_the_device_was_used_and_what_waited_for_dat
     assert found["waiting"] == pytest.approx(0.1)
     assert "0.32 of what the device does" in read(run_dir, "report.md")
     assert "MFU 0.32" in read(run_dir, "report.html")
+
+
+def test_an_early_stop_is_a_success_that_says_why(run_dir, world):
+    scores = {10: [fake_run.evaluation(10, 0.4, best=True)], 20: [fake_run.evaluation(20, 0.3)], 30: [fake_run.evaluation(30, 0.35)]}
+    newest = fake_run.finished(run_dir, steps=30, after=scores, end={"early_stop": True})
+    world(fake_run.config(), checkpoint=newest)
+    found = make_report(run_dir, "evaluation.samples=50", "evaluation.patience=2", "evaluation.min_gain=0.01")[1]
+    assert found["steps"]["early_stop"] is True
+    assert not _has(found, "not finished")
+    sentence = "Training stopped early, as it was asked to: after step 30 of 60, 2 evaluations in a row had brought no gain of more than 0.01."
+    assert sentence in found["verdict"]["sentences"]
+    for name in ("report.html", "report.md"):
+        assert sentence in read(run_dir, name)
+        assert "to 30 of 60 (stopped early)" in read(run_dir, name)
+
+
+def test_evaluations_during_training_are_shown_and_the_best_is_marked(run_dir, world, capsys):
+    scores = {15: 0.41, 30: 0.53, 45: 0.53, 60: 0.5}
+    after = {step: [fake_run.evaluation(step, score)] for step, score in scores.items()}
+    world(fake_run.config(), checkpoint=fake_run.finished(run_dir, after=after))
+    found = make_report(run_dir, "evaluation.samples=50")[1]
+    during = found["evaluations"]
+    assert {entry["step"]: entry["score"] for entry in during["scores"]} == scores
+    assert during["best"] == {"step": 30, "score": 0.53, "checkpoint": "step-00000030", "uploaded": "s3://bucket/demo/step-00000030"}
+    assert during["last"] == {"step": 60, "score": 0.5}
+    assert found["warnings"] == []
+    said = "best after step 30 (0.530), not after the last evaluated one, step 60 (0.500); its checkpoint is checkpoints/step-00000030."
+    assert any(said in sentence for sentence in found["verdict"]["sentences"])
+    page, text = read(run_dir, "report.html"), read(run_dir, "report.md")
+    assert Page(page).wrong == []
+    assert page.count("<td>best</td>") == text.count("**best**") == 1
+    assert "best: step 30, 0.530" in read(run_dir, "charts/evaluations.svg")
+    assert "(charts/evaluations.svg)" in text
+    assert "PCK@0.1: best 0.530 (step 30), last 0.500 (step 60)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("removed_remotely", "where"), [(False, "its checkpoint is only in the storage: s3://b/20"), (True, "no good checkpoint of it is left")]
+)
+def test_a_best_checkpoint_that_is_not_here_any_more_is_said(run_dir, world, removed_remotely, where):
+    upload = {"v": 1, "kind": "upload", "step": 20, "uri": "s3://b/20", "seconds": 0.1}
+    after = {20: [fake_run.evaluation(20, 0.5), upload], 60: [fake_run.evaluation(60, 0.4)]}
+    if removed_remotely:
+        after[40] = [{"v": 1, "kind": "upload_removed", "step": 20}]
+    world(fake_run.config(), checkpoint=fake_run.finished(run_dir, after=after))
+    found = make_report(run_dir, "evaluation.samples=50", "checkpoint.keep_best=0")[1]
+    assert any(where in sentence for sentence in found["verdict"]["sentences"])
+    assert _has(found, "No good checkpoint of step 20, the best on held-out samples, is left: checkpoint.keep_best above 0") == removed_remotely
+
+
+def test_a_single_evaluation_needs_no_chart(run_dir, world):
+    world(fake_run.config(), checkpoint=fake_run.finished(run_dir, after={60: [fake_run.evaluation(60, 0.5)]}))
+    found = make_report(run_dir, "evaluation.samples=50")[1]
+    assert any("0.500 after step 60, the only evaluation" in sentence for sentence in found["verdict"]["sentences"])
+    assert not os.path.exists(os.path.join(run_dir, "charts", "evaluations.svg"))
+
+
+def test_skipped_steps_are_warned_of_once_and_are_in_no_mean(run_dir, world):
+    lines = [fake_run.start()]
+    for step in range(1, 61):
+        lines += fake_run.without_numbers(step) if step in (20, 58) else [fake_run.train(step)]
+    fake_run.journal(run_dir, lines + [{"v": 1, "kind": "end", "step": 60, "status": "success", "skipped": 2}])
+    world(fake_run.config(), checkpoint=fake_run.checkpoint(run_dir, 60))
+    found = make_report(run_dir)[1]
+    kept = [fake_run.train(step)["loss"] for step in range(1, 61) if step not in (20, 58)]
+    assert found["loss"]["last_mean"] == pytest.approx(np.mean(kept[-10:]))
+    assert found["loss"]["non_finite"] == 0
+    assert found["skipped"]["count"] == 2
+    said = [warning for warning in found["warnings"] if "no number" in warning]
+    assert len(said) == 1
+    assert "2 of 60 steps were skipped" in said[0]
+    assert "The batches are in faults/step-00000020, faults/step-00000058;" in said[0]
+
+
+def test_a_step_without_numbers_that_ended_the_run_is_named_with_its_batch(run_dir, world):
+    newest = fake_run.checkpoint(run_dir, 20)
+    fault = {"v": 1, "kind": "non_finite", "step": 21, "loss": None, "grad_norm": None, "names": ["a.jpg"], "path": run_dir + "/faults/step-00000021"}
+    end = {"v": 1, "kind": "end", "step": 20, "status": "failed"}
+    fake_run.journal(run_dir, [fake_run.start()] + [fake_run.train(s) for s in range(1, 21)] + [fault, end])
+    world(fake_run.config(), checkpoint=newest)
+    found = make_report(run_dir)[1]
+    assert _has(found, "Step 21 was not made, because its loss or gradient was no number, and training ended there:")
+    assert _has(found, "its batch is in faults/step-00000021.")
+    assert _has(found, "not finished: step 20 of 60; training ended with status 'failed'")
+
+
+def test_bad_samples_are_counted_by_source_and_the_first_are_named(run_dir, world):
+    bad = [fake_run.bad_sample(5, "{}<i>.jpg".format(n)) for n in range(4)] + [fake_run.bad_sample(6, "x", "synthetic3d", "No such file")]
+    world(fake_run.config(), checkpoint=fake_run.finished(run_dir, after={6: bad}))
+    found = make_report(run_dir)[1]
+    assert found["bad_samples"]["by_source"] == {"coco": 4, "synthetic3d": 1}
+    (said,) = [warning for warning in found["warnings"] if "replaced" in warning]
+    assert said.startswith(
+        "5 samples could not be used (4 of coco, 1 of synthetic3d), and were replaced by the next one of the same source: 0<i>.jpg"
+    )
+    assert said.endswith("2<i>.jpg (cannot be decoded); and 2 more.")
+    assert Page(read(run_dir, "report.html")).wrong == []
+    assert "<i>" not in read(run_dir, "report.html") + read(run_dir, "report.md")
+
+
+def test_checkpoints_that_retention_removed_are_no_cause_for_worry(run_dir, world):
+    after = {60: [{"v": 1, "kind": "upload_removed", "step": 30}, {"v": 1, "kind": "checkpoint", "step": 10}]}
+    world(fake_run.config(), checkpoint=fake_run.finished(run_dir, after=after))
+    found = make_report(run_dir)[1]
+    assert [(row["step"], row["remote"]) for row in found["checkpoints"]] == [(30, "removed"), (60, "uploaded")]
+    assert found["warnings"] == []
+    assert "removed by storage.keep_last" in read(run_dir, "report.html")
+
+
+def test_the_time_that_checkpoints_cost_is_part_of_the_throughput(clean):
+    assert json.loads(read(clean, "report.json"))["throughput"]["stalled"] == pytest.approx(2 * 0.23 / (5 + 59 * 0.5))
+    assert "1.3 % more for checkpoints" in read(clean, "report.html")
+    assert "Checkpoints held training up for 1.3 % of that time." in read(clean, "report.md")
+
+
+def test_averages_of_the_weights_are_named_where_they_are_evaluated(run_dir, world):
+    world(fake_run.config(), checkpoint=fake_run.finished(run_dir))
+    found = make_report(run_dir, "train.ema=0.99")[1]
+    assert any("moving averages of its weights (train.ema=0.99)" in note for note in found["notes"])
+    for name in ("report.html", "report.md"):
+        assert "The trained network has the moving averages of its weights" in read(run_dir, name)

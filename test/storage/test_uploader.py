@@ -44,6 +44,7 @@ def start(tmp_path):
     def make(storage, prefix, **options):
         options = dict({"pause": 0.001, "lease": Free(), "queue_path": str(tmp_path / "uploads.json")}, **options)
         made.append(Uploader(storage, prefix, **options))
+        made[-1].start()
         return made[-1]
 
     yield make
