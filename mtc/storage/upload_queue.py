@@ -22,7 +22,7 @@ class UploadQueue:
 
     def __init__(self, path, place):
         """place: URI in the storage; entries of another place are forgotten."""
-        self._path, self._place, self._told = path, place, False
+        self._path, self._place, self._told, self._unwritten = path, place, False, False
         self._lock = threading.Lock()
         try:
             found = files.read_json(path) or {}
@@ -82,9 +82,17 @@ class UploadQueue:
         with self._lock:
             return self._entries.get(name, {}).get("reason", "")
 
+    def flush(self):
+        """Write what could not be written before."""
+        with self._lock:
+            if self._unwritten:
+                self._write()
+
     def _write(self):
+        self._unwritten = True
         try:
             files.write_json(self._path, {"v": 1, "place": self._place, "checkpoints": self._entries})
+            self._unwritten = False
         except OSError as error:  # a full disk must not end the uploads: without the queue a successor asks the storage what is there
             if not self._told:
                 log.warning("%s cannot be written: %s; a restart may send again what has arrived", self._path, error.strerror or error)

@@ -114,6 +114,7 @@ class Uploader:
         with self._changed:
             self._changed.notify_all()
         self._thread.join(timeout)
+        self._queue.flush()
 
     def _idle(self):
         return self._ready and not self._pending()

@@ -62,3 +62,6 @@ def test_a_full_disk_costs_the_file_and_not_the_uploads(tmp_path, monkeypatch, c
     made.finish("step-1", UPLOADED)
     assert made.names(UPLOADED) == ["step-1"]
     assert caplog.text.count("No space left") == 1
+    monkeypatch.undo()
+    made.flush()
+    assert queue(tmp_path).names(UPLOADED) == ["step-1"]
