@@ -22,7 +22,9 @@ and writes `report.html`.
 * **Start**: the *Trigger* button, or `airflow dags trigger mtc_train --conf '{"preset": "coco_body", "source": "/data/coco", "device": "gpu"}'`.
 * **Stop**: mark the running task as failed. It saves first; clear the task to go on from there.
 * **Files**: each run has its own folder, `runs/mtc_train/<run id>`; every task's result names it.
-* A try that fails or is lost with its worker is repeated and resumes; a mistake in the input is not: the last line of the log says what to change.
+* A try that fails or is lost with its worker or its machine is repeated and resumes.
+* A mistake in the input is not tried again: the last line of the log says what to change. Neither is a run that somebody else is training at this
+  moment: the line says who; clear the task when that one has ended.
 """
 
 with DAG(
@@ -41,8 +43,9 @@ with DAG(
     fetch_coco = StepOperator(task_id="fetch_coco", command="fetch coco")
     fetch_snapshot = StepOperator(task_id="fetch_snapshot", command="fetch snapshot")
     preprocess = StepOperator(task_id="preprocess", command="preprocess")
-    # A lost worker and a stopped machine count as tries too, and a try costs little: it reconnects or resumes.
-    train = StepOperator(task_id="train", command="train", retries=5, retry_delay=timedelta(seconds=30))
+    # A lost worker and a stopped machine count as tries too, and a try costs little: it reconnects or resumes. Airflow runs one try at a time, so a
+    # trainer on another machine that still has the lease is one that was lost: it may be replaced once its lease has run out.
+    train = StepOperator(task_id="train", command="train", arguments=["--take-over"], retries=5, retry_delay=timedelta(seconds=30))
     report = StepOperator(task_id="report", command="report")
 
     validate >> [fetch_coco, fetch_snapshot] >> preprocess >> train >> report

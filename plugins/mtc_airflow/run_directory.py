@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -37,8 +38,8 @@ def record(run_dir: Path, step: str) -> dict[str, Any]:
 
 
 def small_figures(run_dir: Path, step: str) -> dict[str, Any]:
-    """The figures of a step's record that are small enough for an XCom."""
-    figures = record(run_dir, step).get("figures") or {}
+    """The figures of a step's record that are small enough for an XCom; None for numbers that JSON cannot say, such as the loss of a skipped step."""
+    figures = _finite(record(run_dir, step).get("figures") or {})
     return {key: value for key, value in figures.items() if len(json.dumps(value)) <= FIGURE_BYTES}
 
 
@@ -65,6 +66,14 @@ def log_file(run_dir: Path, task_id: str) -> Path:
 def shown(line: bytes) -> str:
     """A line of captured output as a terminal would show it: what a progress bar drew last."""
     return line.rstrip(b"\r\n").rsplit(b"\r", 1)[-1].decode("utf-8", "backslashreplace")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _safe(name: str) -> str:

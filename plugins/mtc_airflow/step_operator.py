@@ -12,7 +12,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +34,15 @@ class StepOperator(ResumableJobMixin, BaseOperator):
     """Run `python -m tasks.<command> --config … --set … --run-dir …` and return its small figures and its run directory.
 
     :param command: the module below `tasks` and its words: "train", "fetch coco". The step's record has the same name, with underscores.
+    :param arguments: further options of the command, the same in every run.
     """
 
     external_id_key = "command"
 
-    def __init__(self, *, command: str, **kwargs: Any):
+    def __init__(self, *, command: str, arguments: Sequence[str] = (), **kwargs: Any):
         super().__init__(**kwargs)
         self.command = command
+        self.arguments = tuple(arguments)
         self._job: Mapping[str, Any] | None = None
         self._offset = 0
         self._started_here = False
@@ -126,6 +128,7 @@ class StepOperator(ResumableJobMixin, BaseOperator):
         if not os.access(python, os.X_OK):
             raise AirflowFailException(f"the training interpreter {python} is missing: run `make setup`, or set MTC_PYTHON")
         command = [python, "-m", f"tasks.{module}", *words, *params.arguments(context["params"]), "--run-dir", str(_run_dir(context))]
+        command += self.arguments
         self.log.info("%s", shlex.join(command))
         job = detached.start(command, prefix=prefix, cwd=environment.project(), env=clean_environment(), owner=str(environment.airflow_home()))
         self._job, self._started_here, self._asked = job, True, False
