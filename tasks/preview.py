@@ -232,7 +232,9 @@ def _batch(samples, config, first, count):
     with pipeline.Pipeline(samples, dataclasses.replace(config, data=data, train=train), SKELETONS[config.model.kind], first=first) as batches:
         batch = next(batches)
     for bad in batch.bad:
-        log.warning("sample %d: %s of %s cannot be used (%s): training takes the next one, which is shown", bad.number, bad.name, bad.source, bad.reason)
+        log.warning(
+            "sample %d: %s of %s cannot be used (%s): training takes the next one, which is shown", bad.number, bad.name, bad.source, bad.reason
+        )
     return batch
 
 

@@ -97,7 +97,8 @@ def closed_port():
 SMALL = (
     "synthetic.train_images=8",
     "synthetic.val_images=3", "synthetic.samples_3d=6", "synthetic.hands_3d=4", "synthetic.width=160", "model.width=0.05", "model.stages=2",
-    "model.crop=64", "train.batch_size=2", "train.lr_steps=1000", "train.snapshot_every=4", "train.log_every=2", "train.threads=1", "data.workers=2", "evaluation.samples=0",
+    "model.crop=64", "train.batch_size=2", "train.lr_steps=1000", "train.snapshot_every=4", "train.log_every=2", "train.threads=1", "data.workers=2",
+    "evaluation.samples=0",
 )  # fmt: skip
 
 
