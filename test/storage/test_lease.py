@@ -3,7 +3,6 @@
 import json
 import threading
 import time
-import uuid
 
 import pytest
 
@@ -11,15 +10,6 @@ from mtc.errors import TakenOver, UserError
 from mtc.storage import Conflict, TransientError, open_storage
 from mtc.storage import lease as leases
 from test.storage.holders import holder, lease
-
-
-@pytest.fixture(params=["file", "s3", "s3-conditional"])
-def storage(request, tmp_path, monkeypatch):
-    monkeypatch.setattr(leases, "_SETTLE", 0.0)
-    if request.param == "file":
-        return open_storage(str(tmp_path / "store"))
-    endpoint = request.getfixturevalue("s3") if request.param == "s3" else request.getfixturevalue("s3_proxy").url
-    return open_storage("s3://bucket/" + uuid.uuid4().hex, endpoint=endpoint)
 
 
 @pytest.fixture

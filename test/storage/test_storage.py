@@ -13,15 +13,6 @@ from mtc.errors import TakenOver, UserError
 from mtc.storage import Conflict, TransientError, open_storage, split_uri, without_credentials
 
 
-@pytest.fixture(params=["file", "s3", "s3-conditional"])
-def storage(request, tmp_path):
-    """A folder, a server that ignores conditions, and one that honours them."""
-    if request.param == "file":
-        return open_storage(str(tmp_path / "store"))
-    endpoint = request.getfixturevalue("s3") if request.param == "s3" else request.getfixturevalue("s3_proxy").url
-    return open_storage("s3://bucket/" + uuid.uuid4().hex, endpoint=endpoint)
-
-
 @pytest.fixture(params=["file", "s3-conditional"])
 def conditional(request, tmp_path):
     """Open, again and again, a storage that honours conditions."""

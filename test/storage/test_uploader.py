@@ -3,26 +3,15 @@
 import json
 import os
 import threading
-import uuid
 
 import pytest
 
 from mtc import files
 from mtc.errors import TakenOver, UserError
 from mtc.storage import Conflict, TransientError, open_storage
-from mtc.storage import lease as leases
 from mtc.storage.retention import superfluous
 from mtc.storage.uploader import Uploader, claim_prefix, remote_names
 from test.storage.holders import lease
-
-
-@pytest.fixture(params=["file", "s3", "s3-conditional"])
-def storage(request, tmp_path, monkeypatch):
-    monkeypatch.setattr(leases, "_SETTLE", 0.0)
-    if request.param == "file":
-        return open_storage(str(tmp_path / "store"))
-    endpoint = request.getfixturevalue("s3") if request.param == "s3" else request.getfixturevalue("s3_proxy").url
-    return open_storage("s3://bucket/" + uuid.uuid4().hex, endpoint=endpoint)
 
 
 class Free:
