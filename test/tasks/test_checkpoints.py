@@ -75,6 +75,7 @@ class Run:
         directories = [self.directory(number) for number in steps or self.here()]
         present = [str(directory) for directory in directories]
         made = uploader.Uploader(self.store, self.prefix, self.queue_path, lease=Free(), present=present)
+        made.start()
         assert made.wait(60)
         made.close()
 
