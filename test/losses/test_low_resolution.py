@@ -178,7 +178,7 @@ def test_a_run_with_either_form_learns_the_same(small_config):
         training = graph.build(config, BODY)
         with pipeline.Pipeline(readers.training(config), config, BODY) as batches, tf.Session(graph=training.graph) as session:
             training.set_variables(session, graph.initial_values(training, config))
-            session.run(training.initialise)
+            session.run(training.initialise, {training.skipped: 0})
             for place in range(2):
                 feed = training.feed(next(batches))
                 feed.update({training.rate: 1e-3, training.place: place})
