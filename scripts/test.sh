@@ -9,7 +9,8 @@ cd -- "$MTC_HOME" || exit 1
 passed=0 failed=0 skipped=0 summary=
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-trap 'kill $(jobs -p) 2>/dev/null; wait; exit 130' INT TERM
+trap 'kill -KILL -- "-$(cat "$folder/pid" 2>/dev/null)" 2>/dev/null; exit 130' INT TERM # tests have handlers of their own for the gentle signals
+beside=() # what the suite in the background is started with: a process group of its own, which its servers are in, too
 
 # count REPORT KIND: a number from the suite's JUnit file; Python 3.7 writes its attributes in another order than newer ones.
 count() {
@@ -22,7 +23,7 @@ count() {
 suite() {
     local name=$1 python=$2 started=$SECONDS
     shift 2
-    PATH="$(dirname -- "$python"):$PATH" "$python" -m pytest -q --tb=short --durations=5 --junitxml="$folder/$name.xml" "$@"
+    PATH="$(dirname -- "$python"):$PATH" "${beside[@]}" "$python" -m pytest -q --tb=short --durations=5 --junitxml="$folder/$name.xml" "$@"
     echo $? >"$folder/$name.status"
     echo $((SECONDS - started)) >"$folder/$name.seconds"
 }
@@ -58,7 +59,9 @@ fi
 second=
 if [ -f .venv-train2/.mtc-tests ]; then
     second="training on $(versions_of .venv-train2)"
+    beside=(setsid bash -c 'echo $$ >"$0"; exec "$@"' "$folder/pid")
     suite second "$MTC_HOME/.venv-train2/bin/python" test --ignore=test/dag "$@" >"$folder/second.txt" 2>&1 &
+    beside=()
 fi
 printf '\n--- %s%s\n' "$first" "${second:+ (beside it: $second)}"
 suite first "$MTC_PYTHON" test --ignore=test/dag "$@"
