@@ -19,7 +19,7 @@ from mtc import config as configuration  # noqa: E402
 from mtc.devices import peak  # noqa: E402
 from mtc.skeleton import SKELETONS  # noqa: E402
 from mtc.storage import backoff, lease  # noqa: E402
-from mtc.training import graph  # noqa: E402
+from mtc.training import graph, loop  # noqa: E402
 from tasks import step, train  # noqa: E402
 from test.graph_cache import cached  # noqa: E402
 
@@ -57,6 +57,7 @@ class Child:
 
 def prepare(arguments):
     """Build the graph of the runs to come, once."""
+    assert loop.graphs is graph  # imported here already, so that no child has to
     graph.build = cached(graph.build)
     peak.measure = lambda kind, session_config: None
     parsed = dict(overrides=[value for word, value in zip(arguments, arguments[1:]) if word == "--set"])
