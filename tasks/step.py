@@ -164,6 +164,7 @@ def _logging_to_stderr():
     """Plain lines on stderr; the log lines that scripts parse are the message alone."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
+    before = log.level, log.propagate
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
@@ -171,6 +172,7 @@ def _logging_to_stderr():
         yield
     finally:
         log.removeHandler(handler)
+        log.level, log.propagate = before
 
 
 def _lock(step, run_dir):
