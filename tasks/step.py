@@ -172,7 +172,8 @@ def _logging_to_stderr():
         yield
     finally:
         log.removeHandler(handler)
-        log.level, log.propagate = before
+        log.setLevel(before[0])
+        log.propagate = before[1]
 
 
 def _lock(step, run_dir):
