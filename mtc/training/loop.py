@@ -304,7 +304,7 @@ def train(config, run_dir, lock, take_over=False):
         return {
             "step": state.step,
             "checkpoint": os.path.abspath(writer.saved),
-            "loss": loss,
+            "loss": loss if loss is None or math.isfinite(loss) else None,  # of a step that was skipped
             "resumed": bool(resumed),
             "uploaded": store.url("{}/checkpoints/{}".format(prefix, os.path.basename(writer.saved))),
             "early_stop": state.stopped_early,
