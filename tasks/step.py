@@ -25,6 +25,9 @@ log = logging.getLogger("mtc")
 
 SUCCESS, FAILED, USER_ERROR, STOPPED = 0, 1, 2, 3
 
+_asked_to_stop = []
+"""Names of the signals that have asked the step of this process to stop."""
+
 _DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 """What a disk fails with through no mistake in the input: another try may succeed."""
 
@@ -77,6 +80,7 @@ def main(step, argv=None):
 
 def _run(step, arguments, stack):
     context, started = None, time.time()
+    del _asked_to_stop[:]
     try:
         config = configuration.load(arguments.config, arguments.overrides)
         run_dir = arguments.run_dir or os.path.join(os.environ.get("MTC_RUNS", "runs"), config.name)
@@ -113,6 +117,10 @@ def _run(step, arguments, stack):
         _write_record(context, step, started, "failed", error=str(error))
         return FAILED
     except Exception as error:
+        if _asked_to_stop:  # raised in the middle of foreign code, which made another error of it
+            log.warning("%s: stopped: %s", step.name, _asked_to_stop[0])
+            _write_record(context, step, started, "stopped", error=_asked_to_stop[0])
+            return STOPPED
         if isinstance(error, OSError) and error.errno in _DISK_TROUBLE:
             reason = "{}{}".format("{}: ".format(error.filename) if error.filename else "", error.strerror)
             log.error("%s failed: %s; what was saved before is still there", step.name, reason)
@@ -185,7 +193,8 @@ def _lock(step, run_dir):
 
 
 def _stop(number, frame):
-    raise Stopped(signal.Signals(number).name)
+    _asked_to_stop.append(signal.Signals(number).name)
+    raise Stopped(_asked_to_stop[-1])
 
 
 def _make_run_dir(run_dir):

@@ -39,6 +39,6 @@ def _conv(x, name, kernel, outputs):
     inputs = int(x.shape[-1])
     limit = (6.0 / (kernel * kernel * (inputs + outputs))) ** 0.5
     with tf.variable_scope(name):
-        weights = tf.get_variable("weights", [kernel, kernel, inputs, outputs], tf.float32, tf.random_uniform_initializer(-limit, limit))
+        weights = tf.get_variable("weights", [kernel, kernel, inputs, outputs], tf.float32, tf.random_uniform_initializer(-limit, limit, seed=1))
         biases = tf.get_variable("biases", [outputs], tf.float32, tf.constant_initializer(0.0001))
     return tf.nn.bias_add(tf.nn.conv2d(x, weights, [1, 1, 1, 1], "SAME"), biases)

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from mtc.errors import UserError
+from mtc.errors import Stopped, UserError
 from tasks import step
 
 
@@ -25,6 +25,11 @@ def copying(tmp_path):
             raise ValueError("a bug")
         if text == "stop":
             os.kill(os.getpid(), signal.SIGTERM)
+        if text == "stop in foreign code":
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+            except Stopped:
+                raise RuntimeError("pybind11::error_already_set") from None
         target.write_text(text)
         return step.Result(outputs=[str(target)], figures={"length": len(text)})
 
@@ -112,3 +117,9 @@ def test_a_run_directory_that_cannot_be_made_is_named(copying, tmp_path, capsys)
     (tmp_path / "run").write_text("a file")
     assert copying[0]() == 2
     assert "choose another --run-dir" in capsys.readouterr().err
+
+
+def test_a_stop_that_foreign_code_turns_into_another_error_is_a_stop(copying, tmp_path):
+    (tmp_path / "source").write_text("stop in foreign code")
+    assert copying[0]() == 3
+    assert (record(tmp_path)["status"], record(tmp_path)["error"]) == ("stopped", "SIGTERM")
