@@ -18,6 +18,7 @@ import time
 
 from benchmarks.crashing import checks, flips, server
 from benchmarks.crashing.checks import Broken, require
+from mtc import lock
 from mtc.storage import lease as leases
 from mtc.storage import open_storage
 from mtc.training import checkpoints
@@ -182,12 +183,16 @@ class Life:
 
     def _refuse_a_second(self, first):
         """Start a trainer of the same run beside one that runs: it must leave at once, with the first one's name."""
-        if not os.path.exists(os.path.join(self.run_dir, "metrics.jsonl")) or first.wait(0) is not None:
-            return  # the first may not have the lock yet
+        if first.wait(0) is not None:
+            return
+        first.kill(signal.SIGSTOP)  # so that it does not come to its end meanwhile
+        holder = lock.read(os.path.join(self.run_dir, ".lock"))
+        if holder is None or holder.pid != first.pid or holder.state != "held":
+            first.kill(signal.SIGCONT)
+            return  # it has not the lock yet
         output = os.path.join(self.worker.folder, "second.txt")
         if os.path.exists(output):
             os.unlink(output)
-        first.kill(signal.SIGSTOP)  # so that it does not come to its end meanwhile
         second = self.worker.start(self.worker.arguments(self.run_dir, self.settings), output)
         status = second.wait(PATIENCE)
         first.kill(signal.SIGCONT)
