@@ -30,19 +30,20 @@ class Child:
     """A trainer that runs."""
 
     def __init__(self, pid, output):
-        self.pid, self.output, self.died = pid, output, None
+        self.pid, self.output, self.died, self._status = pid, output, None, None
 
     def wait(self, seconds):
         """Return the wait status once the child has ended, or None after `seconds`."""
         give_up = time.monotonic() + seconds
-        while True:
+        while self._status is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
-                self.died = time.time()
-                return status
+                self.died, self._status = time.time(), status
+                break
             if time.monotonic() >= give_up:
                 return None
             time.sleep(0.002)
+        return self._status
 
     def kill(self, number=signal.SIGKILL):
         """Send a signal; no error where the child has ended."""
