@@ -184,6 +184,11 @@ def check_key(key: str) -> str:
     return key
 
 
+def join_key(*parts: str) -> str:
+    """Return the key of something below a prefix; parts that are empty, and slashes around them, do not count."""
+    return "/".join(part for part in (part.strip("/") for part in parts) if part)
+
+
 def is_temporary(name: str) -> bool:
     """Whether a file's name is that of an unfinished `mtc.files.atomic_file`."""
     return name.startswith(".") and name.endswith(".tmp")

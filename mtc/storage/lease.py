@@ -14,7 +14,7 @@ import time
 
 from mtc import files
 from mtc.errors import TakenOver, UserError
-from mtc.storage import Conflict, TransientError
+from mtc.storage import Conflict, TransientError, join_key
 
 log = logging.getLogger("mtc.storage")
 
@@ -104,7 +104,7 @@ def acquire(storage, prefix, uid, holder, seconds=60.0, gone=(), take_over=False
     replace another holder too, once its lease has run out: that is, once it was not renewed for `seconds`. Errors: UserError names the holder;
     TransientError where the storage cannot be reached.
     """
-    key = "/".join(part for part in (prefix.strip("/"), NAME) if part)
+    key = join_key(prefix, NAME)
     while True:
         found, version = _read(storage, key)
         if found and found.get("state") != "released" and found.get("token") not in gone:
@@ -143,7 +143,7 @@ def describe(record):
 
 def read(storage, prefix):
     """Return the lease's record, or None."""
-    return _read(storage, "/".join(part for part in (prefix.strip("/"), NAME) if part))[0]
+    return _read(storage, join_key(prefix, NAME))[0]
 
 
 def _wait_until_it_has_run_out(storage, key, found, version, take_over, sleep):

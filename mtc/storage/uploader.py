@@ -16,7 +16,7 @@ import time
 
 from mtc import files
 from mtc.errors import TakenOver, UserError
-from mtc.storage import Conflict, TransientError, backoff, retention
+from mtc.storage import Conflict, TransientError, backoff, join_key, retention
 from mtc.storage.upload_queue import FAILED, REMOVED, UPLOADED, WAITING, UploadQueue, step_of
 
 log = logging.getLogger("mtc.storage")
@@ -280,7 +280,7 @@ class Uploader:
                 self.submit(directory, anew=True)
 
     def _key(self, *parts):
-        return "/".join(part for part in (self._prefix,) + parts if part)
+        return join_key(self._prefix, *parts)
 
     def _tell(self, kind, **facts):
         if self._on_event is None:
@@ -293,7 +293,7 @@ class Uploader:
 
 def claim_prefix(storage, prefix, run_uid):
     """Mark `<prefix>` in the storage as this run's; UserError where it belongs to another run, so that no two runs mix their checkpoints."""
-    key = "/".join(part for part in (prefix.strip("/"), "run.json") if part)
+    key = join_key(prefix, "run.json")
     owner = run_of(storage, prefix)
     if owner is None:
         try:
@@ -311,19 +311,19 @@ def claim_prefix(storage, prefix, run_uid):
 
 def run_of(storage, prefix):
     """Return the uid of the run that a prefix in the storage belongs to, or None."""
-    return json_object(storage.read("/".join(part for part in (prefix.strip("/"), "run.json") if part))).get("uid")
+    return json_object(storage.read(join_key(prefix, "run.json"))).get("uid")
 
 
 def remote_names(storage, prefix):
     """Return the names of all checkpoints in the storage that have a manifest, in ascending order of steps."""
-    folder = "/".join(part for part in (prefix.strip("/"), FOLDER) if part)
+    folder = join_key(prefix, FOLDER)
     keys = storage.sizes(folder)
     return sorted((key.split("/")[-2] for key in keys if key.endswith("/" + MANIFEST)), key=step_of)
 
 
 def remove(storage, prefix, name):
     """Remove a checkpoint from the storage, its manifest first."""
-    folder = "/".join(part for part in (prefix.strip("/"), FOLDER, name) if part)
+    folder = join_key(prefix, FOLDER, name)
     keys = storage.sizes(folder)
     for key in sorted(keys, key=lambda key: (not key.endswith("/" + MANIFEST), key)):
         storage.delete(key)

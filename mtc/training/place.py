@@ -7,7 +7,7 @@ from typing import Dict, NamedTuple
 
 from mtc import files
 from mtc.errors import UserError
-from mtc.storage import Storage, open_storage, uploader
+from mtc.storage import Storage, join_key, open_storage, uploader
 from mtc.storage.upload_queue import UploadQueue
 from mtc.training import checkpoints
 from mtc.training.state import RunState
@@ -23,7 +23,7 @@ class Place(NamedTuple):
 
     def key(self, *parts):
         """Return the key of something in it."""
-        return "/".join(part for part in (self.prefix,) + parts if part)
+        return join_key(self.prefix, *parts)
 
     def url(self, *parts):
         """Return its URI, for people."""

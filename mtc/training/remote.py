@@ -7,7 +7,7 @@ import shutil
 
 from mtc import files
 from mtc.errors import UserError
-from mtc.storage import uploader
+from mtc.storage import join_key, uploader
 from mtc.training import checkpoints
 
 log = logging.getLogger("mtc.checkpoints")
@@ -72,7 +72,7 @@ def fetch_journal(store, prefix, run_dir):
     path = os.path.join(run_dir, "metrics.jsonl")
     if not os.path.exists(path):
         with contextlib.suppress(FileNotFoundError):
-            store.get("/".join(part for part in (prefix.strip("/"), "metrics.jsonl") if part), path)
+            store.get(join_key(prefix, "metrics.jsonl"), path)
 
 
 def problem(store, prefix, name):
@@ -94,5 +94,5 @@ def problem(store, prefix, name):
 
 
 def _key(*parts):
-    prefix, rest = parts[0].strip("/"), parts[1:]
-    return "/".join(part for part in (prefix, uploader.FOLDER) + rest if part)
+    prefix, rest = parts[0], parts[1:]
+    return join_key(prefix, uploader.FOLDER, *rest)
