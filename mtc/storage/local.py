@@ -1,8 +1,9 @@
 """Storage in a folder of a mounted file system: objects are files, written under a temporary name and renamed (`mtc.files`).
 
 An object's version is the SHA-256 of its content. Whoever changes an object holds the lock of the whole store, flock(2) on a hidden file in its root,
-so between a conditional write's look at the version and its rename nobody else writes, in no process. A file system without locks still takes
-unconditional writes.
+so between a conditional write's look at the version and its rename nobody else writes, in no process. One that is stopped (SIGSTOP) in that moment
+keeps the lock until it goes on or is killed: the others wait, then say which process it is. A file system without locks still takes unconditional
+writes.
 """
 
 import contextlib
@@ -12,6 +13,8 @@ import hashlib
 import os
 import pathlib
 import shutil
+import socket
+import time
 from contextlib import ExitStack
 
 from mtc import files
@@ -21,7 +24,10 @@ from mtc.storage import Conflict, Storage, TransientError, abandonable, check_ke
 _MENDED_BY_PEOPLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 _LOCK = ".mtc-store-lock.tmp"
-"""Named like a temporary file, so that it is no object."""
+"""Named like a temporary file, so that it is no object. It names the process that holds the lock, or held it last."""
+
+LOCK_PATIENCE = 30.0
+"""Seconds that a write waits for the lock; it is held for as long as a small file takes to be flushed."""
 
 
 class LocalStorage(Storage):
@@ -33,11 +39,14 @@ class LocalStorage(Storage):
     def put(self, path, key, on_bytes=None):
         target = self._path(key)
         with open(path, "rb") as source, abandonable(on_bytes) as count, self._errors(key), ExitStack() as renamed, files.atomic_file(target) as f:
+            last = 0
             for block in iter(lambda: source.read(files.BLOCK), b""):
-                count(len(block))
+                count(last)
                 f.write(block)
+                last = len(block)
             f.flush()
             os.fsync(f.fileno())  # takes its time, so not while others wait for the lock
+            count(last)  # the last word on whether to go on
             renamed.enter_context(self._locked())
 
     def get(self, key, path):
@@ -116,10 +125,11 @@ class LocalStorage(Storage):
     @contextlib.contextmanager
     def _locked(self, needed=False):
         """Let nobody else change an object meanwhile; needed: fail where the file system has no locks."""
-        fd = os.open(os.path.join(self.root, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        path = os.path.join(self.root, _LOCK)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX)
+                _lock(fd, path)
             except OSError as error:
                 if needed or error.errno not in _NO_LOCKS:
                     raise
@@ -142,6 +152,25 @@ class LocalStorage(Storage):
             if error.errno in _MENDED_BY_PEOPLE:
                 raise UserError("folder {} cannot be used ({}): make it accessible or choose another one".format(self.root, reason)) from None
             raise TransientError(reason) from error
+
+
+def _lock(fd, path):
+    """Take the lock and note who has it. Errors: TransientError names who holds it for longer than `LOCK_PATIENCE`."""
+    give_up, pause = time.monotonic() + LOCK_PATIENCE, 0.001
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() > give_up:
+                holder = os.pread(fd, 300, 0).decode("utf-8", "replace") or "another process"
+                reason = "{} has held the lock {} for {:.0f} s: is it stopped?".format(holder, path, LOCK_PATIENCE)
+                raise TransientError(reason) from None
+        time.sleep(pause)
+        pause = min(2 * pause, 0.05)
+    with contextlib.suppress(OSError):  # a full disk: who holds it is for people only
+        name = "process {} on {}".format(os.getpid(), socket.gethostname()).encode("utf-8")
+        os.ftruncate(fd, os.pwrite(fd, name, 0))
 
 
 def _version(data):

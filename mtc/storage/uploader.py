@@ -205,8 +205,7 @@ class Uploader:
                 version = ""
             sent = self._queue.sent(name)
             for file_name in sorted(set(sizes) - sent):
-                self._lease.confirm()
-                self._storage.put(os.path.join(directory, file_name), folder + "/" + file_name, on_bytes=lambda count: self._lease.check())
+                self._put(os.path.join(directory, file_name), folder + "/" + file_name)
                 sent.add(file_name)
                 self._queue.set_sent(name, sent)
             self._check_arrival(name, folder, sizes, sent)
@@ -216,8 +215,20 @@ class Uploader:
         self._queue.finish(name, UPLOADED)
         for extra, path in sorted(self._extras.items()):
             if os.path.isfile(path):
-                self._storage.put(path, self._key(extra))
+                self._put(path, self._key(extra))
         return {"step": step, "uri": self._storage.url(folder), "bytes": sum(sizes.values()), "skipped": remote == manifest}
+
+    def _put(self, path, key):
+        """Send a file, and abandon it where the lease is lost meanwhile, be it in a sleep of this machine."""
+
+        def on_bytes(count):
+            try:
+                self._lease.confirm()
+            except (TransientError, UserError) as error:  # of the lease alone: what is being sent may still arrive
+                log.debug("the lease cannot be confirmed: %s", error)
+
+        self._lease.confirm()
+        self._storage.put(path, key, on_bytes=on_bytes)
 
     def _check_arrival(self, name, folder, sizes, sent):
         """Compare what has arrived with what was sent; leftovers of an older checkpoint of this name go."""
@@ -258,8 +269,7 @@ class Uploader:
             return
         there = {step_of(name): name for name in remote_names(self._storage, self._prefix)}
         for step in self._keep({step for step in there if step <= newest}):
-            self._lease.confirm()
-            remove(self._storage, self._prefix, there[step])
+            remove(self._storage, self._prefix, there[step], self._lease.confirm)
             self._queue.finish(there[step], REMOVED)
             self._tell("removed", checkpoint=there[step], step=step)
 
@@ -321,11 +331,12 @@ def remote_names(storage, prefix):
     return sorted((key.split("/")[-2] for key in keys if key.endswith("/" + MANIFEST)), key=step_of)
 
 
-def remove(storage, prefix, name):
-    """Remove a checkpoint from the storage, its manifest first."""
+def remove(storage, prefix, name, confirm=lambda: None):
+    """Remove a checkpoint from the storage, its manifest first; confirm() is called before each object and may raise."""
     folder = join_key(prefix, FOLDER, name)
     keys = storage.sizes(folder)
     for key in sorted(keys, key=lambda key: (not key.endswith("/" + MANIFEST), key)):
+        confirm()
         storage.delete(key)
 
 

@@ -5,11 +5,14 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from benchmarks import crash
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
+@pytest.mark.timeout(900)
 def test_nothing_is_lost_in_fifty_cycles(tmp_path):
     out = tmp_path / "crash.json"
     command = [sys.executable, os.path.join("benchmarks", "crash.py"), "--cycles", "50", "--flips", "200", "--seed", "4", "--jobs", "1"]

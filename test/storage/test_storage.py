@@ -1,6 +1,7 @@
 """A folder and a bucket behave the same."""
 
 import contextlib
+import fcntl
 import os
 import threading
 import tracemalloc
@@ -10,7 +11,7 @@ import boto3
 import pytest
 
 from mtc.errors import TakenOver, UserError
-from mtc.storage import Conflict, TransientError, open_storage, split_uri, without_credentials
+from mtc.storage import Conflict, TransientError, local, open_storage, split_uri, without_credentials
 
 
 @pytest.fixture(params=["file", "s3-conditional"])
@@ -113,6 +114,22 @@ def test_of_writers_that_expect_the_same_version_one_wins(conditional):
         assert len(won[turn]) == 1
         version = won[turn][0]
         assert stores[0].read_versioned("lease.json")[1] == version
+
+
+def test_a_folder_that_a_stopped_process_has_locked_is_told_not_waited_for_without_end(tmp_path, monkeypatch):
+    storage = open_storage(str(tmp_path / "store"))
+    storage.write("a", b"one")
+    monkeypatch.setattr(local, "LOCK_PATIENCE", 0.1)
+    with open(str(tmp_path / "store" / local._LOCK), "rb") as holder:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        (tmp_path / "two").write_bytes(b"two")
+        for write in (lambda: storage.write("a", b"two"), lambda: storage.put(str(tmp_path / "two"), "a"), lambda: storage.delete("a")):
+            with pytest.raises(TransientError, match=r"process {} on .* has held the lock .*: is it stopped\?".format(os.getpid())):
+                write()
+        assert storage.read("a") == b"one"
+    storage.write("a", b"two")
+    assert storage.sizes() == {"a": 3}
+    assert storage.read("a") == b"two"
 
 
 def test_a_put_tells_how_many_bytes_go_out(storage, tmp_path):

@@ -337,15 +337,15 @@ def test_a_trainer_whose_lease_is_lost_writes_neither_manifest_nor_pointer(stora
 
 
 def test_a_lease_that_is_lost_in_the_middle_of_a_file_ends_the_transfer(start, tmp_path):
-    class Lost(Free):
-        def check(self):
-            raise TakenOver("somebody else")
+    lost = []
 
+    class Lost(Free):
         def confirm(self):
-            pass
+            if lost:
+                raise TakenOver("somebody else")
 
     storage = open_storage(str(tmp_path / "store"))
-    uploader = start(storage, "p", lease=Lost())
+    uploader = start(Wrapped(storage, lost.append), "p", lease=Lost())
     uploader.submit(checkpoint(tmp_path, 1))
     assert not uploader.wait()
     assert storage.sizes() == {}

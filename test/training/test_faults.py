@@ -1,12 +1,14 @@
 """What goes wrong in the middle of a run: numbers that are none, files that cannot be read, trainers that were replaced. Nothing that was good is
 lost."""
 
+import fcntl
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import cv2
 import numpy as np
@@ -15,6 +17,7 @@ import tensorflow.compat.v1 as tf
 
 from mtc.data import pipeline
 from mtc.nets import cpm
+from mtc.storage import local
 from mtc.training import checkpoints, graph
 from tasks import train
 from test.training.test_training import assert_same_variables, metrics
@@ -143,6 +146,20 @@ def test_a_full_log_disk_does_not_stop_training(trained, tmp_path):
     assert checkpoints.newest_good(str(run)).endswith("step-00000004")
 
 
+def stop_between_writes(process, store):
+    """Stop a process in its tracks, but not while it holds the lock of the storage folder, which would keep everybody else out."""
+    while True:
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+        with open(str(store / local._LOCK), "rb") as f:
+            try:
+                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                process.send_signal(signal.SIGCONT)
+        time.sleep(0.01)
+
+
 def test_an_old_trainer_that_wakes_up_stops_and_changes_nothing(small, tmp_path):
     """The first trainer's machine is stopped in its tracks; another one takes over once the lease has run out; the first one wakes up."""
     settings = ("train.steps=100000", "train.snapshot_every=5", "storage.lease_seconds=1", "checkpoint.keep_last=2")
@@ -153,14 +170,16 @@ def test_an_old_trainer_that_wakes_up_stops_and_changes_nothing(small, tmp_path)
 
     old = subprocess.Popen(command(run="old/run"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
     assert any(line.startswith("Iteration 20\t") for line in iter(old.stdout.readline, ""))
-    old.send_signal(signal.SIGSTOP)
+    stop_between_writes(old, storage.parent)
 
-    refused = subprocess.run(command(run="new/run"), capture_output=True, text=True, check=False)
+    refused = subprocess.run(command(run="new/run"), capture_output=True, text=True, check=False, timeout=120)
     assert refused.returncode == 2
     assert "held by another python -m tasks.train (process {} on".format(old.pid) in refused.stderr
 
     last = json.loads((storage / "latest.json").read_text())["step"] + 10
-    new = subprocess.run(command("train.steps={}".format(last), run="new/run") + ["--take-over"], stderr=subprocess.PIPE, check=False)
+    new = subprocess.run(
+        command("train.steps={}".format(last), run="new/run") + ["--take-over"], stderr=subprocess.PIPE, check=False, timeout=200
+    )  # fmt: skip
     assert new.returncode == 0, new.stderr
     before = {str(path): path.read_bytes() for path in storage.rglob("*") if path.is_file() and path.name != "lease.json"}
     old.send_signal(signal.SIGCONT)
