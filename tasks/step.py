@@ -25,7 +25,7 @@ log = logging.getLogger("mtc")
 
 SUCCESS, FAILED, USER_ERROR, STOPPED = 0, 1, 2, 3
 
-_asked_to_stop = []
+_asked_to_stop: List[str] = []
 """Names of the signals that have asked the step of this process to stop."""
 
 _DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
