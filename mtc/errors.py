@@ -1,8 +1,8 @@
 """Errors that carry a decision: whose mistake it was and what the exit code of a command is.
 
 `UserError` is raised at the boundary (config, files, URLs) with one sentence that names the file, field and value, what was
-expected and what to do. `RunFailed` means that the work could not be finished, and why. `Stopped` means that a signal asked the run to end and that
-everything was saved. All other exceptions are bugs.
+expected and what to do. `RunFailed` means that the work could not be finished, and why. `Stopped` means that a signal or a person asked the run to end
+and that everything was saved. All other exceptions are bugs.
 """
 
 
@@ -19,4 +19,9 @@ class TakenOver(RunFailed):
 
 
 class Stopped(Exception):
-    """A signal ended the run after its state was saved. Commands end with exit code 3."""
+    """A signal, or somebody's request, ended the run after its state was saved. Commands end with exit code 3."""
+
+    def __init__(self, message, requested_by=None):
+        """requested_by: name of the person who asked for it ("" where it is not known), None for a signal."""
+        super().__init__(message)
+        self.requested_by = requested_by

@@ -197,6 +197,18 @@ class Evaluation:
 
 
 @dataclass
+class Previews:
+    """Contact sheets of the network's answers to held-out samples, made while training goes on: previews/step-…/ in the run directory."""
+
+    every: int = bounded(0, 0)
+    """Steps between two. 0: none."""
+    samples: int = bounded(4, 1, 8)
+    """Held-out samples on a sheet, evenly spaced."""
+    keep: int = bounded(20, 1)
+    """So many of the newest stay."""
+
+
+@dataclass
 class Storage:
     """Where checkpoints are uploaded to while training goes on."""
 
@@ -276,6 +288,7 @@ class Config:
     train: Train = field(default_factory=Train)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     evaluation: Evaluation = field(default_factory=Evaluation)
+    previews: Previews = field(default_factory=Previews)
     storage: Storage = field(default_factory=Storage)
     fetch: Fetch = field(default_factory=Fetch)
     report: Report = field(default_factory=Report)

@@ -106,7 +106,7 @@ def _run(step, arguments, stack):
         return USER_ERROR
     except Stopped as stop:
         log.warning("%s: stopped: %s", step.name, stop)
-        _write_record(context, step, started, "stopped", error=str(stop))
+        _write_record(context, step, started, "stopped", error=str(stop), requested_by=stop.requested_by)
         return STOPPED
     except RunFailed as error:
         log.error("%s failed: %s", step.name, error)

@@ -4,6 +4,7 @@ Needs preprocessed data (`python -m tasks.fetch coco`, `python -m tasks.preproce
 checkpoint was saved: the same command goes on.
 """
 
+import functools
 import os
 import sys
 
@@ -33,9 +34,11 @@ def inputs(context):
 def run(context):
     """Train to the last step."""
     quiet.import_tensorflow()
+    from mtc.report import predictions
     from mtc.training import loop  # TensorFlow takes seconds to load: not before the configuration is known to be good
 
-    figures = loop.train(context.config, context.run_dir, context.lock, take_over=context.arguments.take_over)
+    draw = functools.partial(predictions.write, context.run_dir, context.config.name)
+    figures = loop.train(context.config, context.run_dir, context.lock, take_over=context.arguments.take_over, draw=draw)
     last = figures["checkpoint"]
     return step.Result(outputs=[os.path.join(last, name) for name in sorted(os.listdir(last))], figures=figures)
 

@@ -13,6 +13,9 @@ from mtc import upsample
 LIMB_POINTS = 11
 """Points of a limb at which its field is read."""
 
+_STEEPEST = 0.25
+"""Least length in the image of a limb's unit direction when a limb is lifted: a limb that points at the camera has no length to go by."""
+
 
 def keypoints(heat):
     """Return joints (B, J, 2) float32, pixels of the crop, x right, y down, and scores (B, J) float32, the height of each peak.
@@ -52,3 +55,24 @@ def limb_fields(pof, uv, limbs):
         rows = np.matmul(a[points[..., 1]], fields).reshape(len(limbs), LIMB_POINTS, cells, 3)
         answer[i] = (rows * a[points[..., 0]][..., None]).sum(axis=2).mean(axis=1)
     return answer
+
+
+def lift(uv, fields, limbs):
+    """Return joints in space (B, J, 3) float32, pixels, x right, y down, z away from the camera, the root's z 0; joints that no limb reaches: NaN.
+
+    uv: (B, J, 2) float32, pixels; fields: (B, L, 3) float32, directions of the limbs (`limb_fields`). Weak perspective: a limb that runs l pixels
+    in the image along the direction (x, y, z) ends l z / |(x, y)| farther away than it begins. limbs: [(from, to)], the root's first; of several
+    limbs to a joint the first counts.
+    """
+    depth = np.full(uv.shape[:2], np.nan, np.float32)
+    depth[:, limbs[0][0]] = 0.0
+    reached = {limbs[0][0]}
+    for k, (start, end) in enumerate(limbs):
+        if end in reached or start not in reached:
+            continue
+        reached.add(end)
+        norm = np.maximum(np.linalg.norm(fields[:, k], axis=-1, keepdims=True), 1e-6)
+        direction = fields[:, k] / norm
+        length = np.linalg.norm(uv[:, end] - uv[:, start], axis=-1)
+        depth[:, end] = depth[:, start] + length * direction[:, 2] / np.maximum(np.linalg.norm(direction[:, :2], axis=-1), _STEEPEST)
+    return np.concatenate([uv, depth[..., None]], axis=-1).astype(np.float32)

@@ -63,8 +63,8 @@ class TrainingGraph(NamedTuple):
     values: Dict[str, tf.Tensor]
     """{variable's name: its value} of all global variables."""
     examine: Any
-    """(placeholder of a batch of crops, [heat, pof] of the last stage) to judge the weights (their averages, with train.ema) by; None where
-    unused."""
+    """(placeholder of a batch of crops, [heat, pof] of the last stage) to judge and draw the weights (their averages, with train.ema) by; None
+    where unused."""
 
     def feed(self, batch):
         """Return the part of a feed_dict that is the batch."""
@@ -125,7 +125,7 @@ def build(config, skeleton, device="cpu"):
             layers=layers,
             assign=assign,
             values=values,
-            examine=_examine(weights, config) if config.evaluation.samples else None,
+            examine=_examine(weights, config) if config.evaluation.samples or config.previews.every else None,
         )
 
 

@@ -62,7 +62,7 @@ class Journal:
         self._log_every, self._batch_size, self._flop, self._peak = log_every, batch_size, flop_per_image, peak
         self._log_file = log_file
         self._events = EventFile(os.path.join(run_dir, "events"))
-        self._last_step = last_step
+        self.last_step = last_step
         self._bar = tqdm(total=last_step, initial=first_step - 1, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True)
         self._printed = self._reported = time.time()
         self._stdout_failed = False
@@ -112,7 +112,7 @@ class Journal:
         self._bar.update()
         self._window += 1
         self._waited += made.waited
-        if made.number % self._log_every == 0 or made.number == self._last_step:
+        if made.number % self._log_every == 0 or made.number == self.last_step:
             self._tell(made.number, losses, made.rate)
 
     def _tell(self, step, losses, rate):
@@ -124,9 +124,9 @@ class Journal:
         self._print(line)
         self._log_file.append(line)
         self._events.add(step, {"loss": losses.total, "loss_2d": losses.heat, "loss_PAF": losses.pof, "learning_rate": rate})
-        if now - self._reported >= _PROGRESS_SECONDS or step == self._last_step:
+        if now - self._reported >= _PROGRESS_SECONDS or step == self.last_step:
             images = self._window * self._batch_size / max(now - self._reported, 1e-9)
-            left = (self._last_step - step) * (now - self._reported) / self._window
+            left = (self.last_step - step) * (now - self._reported) / self._window
             mfu = ", MFU {:.0f} %".format(100 * images * self._flop / self._peak) if self._peak else ""
             waiting = self._waited / max(now - self._reported, 1e-9)
             slow = ", {:.0f} % of it waiting for data".format(100 * waiting) if waiting > _SHOWN_WAITING else ""
@@ -134,7 +134,7 @@ class Journal:
                 images, 1 if images >= 1 else 3, images * self._flop / 1e9, mfu, _clock(left), slow
             )
             if self._bar.disable:
-                log.info("step %d of %d, loss %.3e, %s", step, self._last_step, losses.total, text)
+                log.info("step %d of %d, loss %.3e, %s", step, self.last_step, losses.total, text)
             else:
                 self._bar.set_postfix_str("loss {:.3e}, {}".format(losses.total, text))
             self._events.add(step, {"images_per_second": images})

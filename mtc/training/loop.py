@@ -35,7 +35,8 @@ from mtc.skeleton import SKELETONS
 from mtc.storage import backoff, retention
 from mtc.storage import lease as leases
 from mtc.storage import uploader as uploads
-from mtc.training import bundle, checkpoints, faults, optimizer, remote
+from mtc.training import bundle, checkpoints, faults, optimizer, previews, remote
+from mtc.training import control as controls
 from mtc.training import graph as graphs
 from mtc.training import state as states
 from mtc.training.journal import Journal, log_to_file
@@ -54,17 +55,18 @@ START_PATIENCE = 60.0
 """Seconds to wait, at the start, for a storage that is away."""
 
 
-def train(config, run_dir, lock, take_over=False):
+def train(config, run_dir, lock, take_over=False, draw=None):
     """Train as a `mtc.sections.Config` says, in `run_dir`, from its newest good checkpoint if there is one, here or in the storage.
 
-    lock: the `mtc.lock.Lock` of the run directory, held; take_over: replace a trainer on another machine whose lease has run out.
+    lock: the `mtc.lock.Lock` of the run directory, held; take_over: replace a trainer on another machine whose lease has run out; draw: what
+    `mtc.training.previews` draws with, where pictures are wanted.
     Returns {"step", "checkpoint", "loss", "resumed", "uploaded", "early_stop", "skipped", "bad_samples", "seconds"}. Errors: UserError for what a
     person can mend; `mtc.errors.Stopped` when SIGTERM or SIGINT asked for the end and a checkpoint has been saved; RunFailed for a loss or gradient
     that is not finite, a checkpoint that cannot be written, and checkpoints that could not be uploaded; TakenOver where another trainer has taken
     the run.
     """
     skeleton = SKELETONS[config.model.kind]
-    last, batch_size = config.train.steps, config.train.batch_size
+    batch_size = config.train.batch_size
     with contextlib.ExitStack() as stack:
         log_file = stack.enter_context(log_to_file(run_dir))
 
@@ -82,6 +84,7 @@ def train(config, run_dir, lock, take_over=False):
             log.warning("%s is 0 by construction: no sample of this configuration can train it (compat.ignore_paf_2d with 2D labels only)", term)
         session = stack.enter_context(tf.Session(graph=training.graph, config=session_config))
         examiner = Examiner(config, skeleton) if config.evaluation.samples else None
+        drawn = stack.enter_context(previews.Previews(config, skeleton, draw)) if config.previews.every and draw else None
 
         # ---- the run's place in the storage: whose it is, and that nobody else trains there
         prefix = os.path.basename(os.path.abspath(run_dir))
@@ -126,6 +129,8 @@ def train(config, run_dir, lock, take_over=False):
             _write_uid(run_dir, uid)
 
         # ---- journal, uploads, checkpoints
+        control = controls.Control(run_dir, state.control, config.train.steps)
+        last = control.last
         flop = cpm.training_flop(training.layers, config.model.crop, pof_is_dead=bool(dead))
         journal = stack.enter_context(Journal(run_dir, log_file, state.step + 1, last, config.train.log_every, batch_size, flop, peak))
         facts = {"step": state.step, "uid": uid, "resumed": bool(resumed), "versions": versions(), "fence": lock.holder.fence, "lease": lease.fence}
@@ -178,7 +183,7 @@ def train(config, run_dir, lock, take_over=False):
 
         # ---- the loop
         stopping = stack.enter_context(_signals(lock))
-        clock, told, loss, fault = states.Clock(state), time.monotonic(), None, None
+        clock, told, loss, fault, stopped_by = states.Clock(state), time.monotonic(), None, None, None
         sizes = {source: len(found) for source, found in samples.items()}
         batches = stack.enter_context(pipeline.Pipeline(samples, config, skeleton, first=state.samples))
         known = [entry for entry in state.bad_samples if not batches.can_use(*entry[:2])]  # others were repaired
@@ -218,13 +223,16 @@ def train(config, run_dir, lock, take_over=False):
             if refusal:
                 raise refusal
 
+        def answer(images):
+            return session.run(training.examine[1], {training.examine[0]: images})
+
         def save(due=False):
             """Start to write the checkpoint of the last step, from a copy on the host. due: by the schedule, which is when accuracy is looked at."""
             tell()  # before the checkpoint, so that all its steps are in the journal
             if fault:
                 return
             if due and examiner:
-                score = examiner.score(lambda images: session.run(training.examine[1], {training.examine[0]: images}), graphs.EXAMINED)
+                score = examiner.score(answer, graphs.EXAMINED)
                 best = state.judge(score, config.evaluation)
                 journal.record("evaluation", step=state.step, metric=config.evaluation.metric, score=score, samples=len(examiner), best=best)
                 log.info("held-out %s %.4f after step %d%s", config.evaluation.metric, score, state.step, ", the best so far" if best else "")
@@ -242,15 +250,34 @@ def train(config, run_dir, lock, take_over=False):
         def _end(status, **more):
             journal.record("end", step=state.step, status=status, seconds=round(state.seconds, 3), skipped=state.skipped, **more)
 
+        def obey():
+            """Do what was asked for on the run's control file. Returns whether somebody wants a checkpoint now."""
+            nonlocal last, stopped_by
+            granted = control.take(step)
+            for request in granted:
+                journal.record("control", step=step, by=request.by, action=request.action, value=request.value)
+                if request.action == controls.STOP:
+                    stopped_by = request.by
+                    stopping.append("stopped by {}".format(request.by or "a request"))
+            last = journal.last_step = steps.last = control.last
+            return any(request.action == controls.SAVE for request in granted)
+
+        obey()
         while step < last and not stopping and not fault and not state.stopped_early:
             rate = optimizer.learning_rate(step + 1, config.train.lr, config.train.lr_steps, config.compat.lr_boundary == "legacy")
+            rate *= control.lr_factor(step + 1)
             try:
                 writer.check()
                 uploader.check()
                 steps.run(step + 1, rate)
                 step += 1
+                wanted = obey()
+                if drawn and (step - config.train.start_step) % config.previews.every == 0:
+                    drawn.make(step, answer, graphs.EXAMINED)
                 if step == last or (step - config.train.start_step) % config.train.snapshot_every == 0:
                     save(due=True)
+                elif wanted:
+                    save()
                 elif steps.full() or step % config.train.log_every == 0 or time.monotonic() - told > TELL_SECONDS:
                     tell()
             except UserError:  # files that cannot be read: the steps until here are not lost by it
@@ -283,7 +310,8 @@ def train(config, run_dir, lock, take_over=False):
             writer.wait()
             _finish_uploads(uploader, [], patience=UPLOAD_GRACE)
             end("stopped")
-            raise Stopped("{} at step {}; {}".format(stopping[0], step, "saved " + writer.saved if writer.saved else "no step was made"))
+            text = "{} at step {}; {}".format(stopping[0], step, "saved " + writer.saved if writer.saved else "no step was made")
+            raise Stopped(text, requested_by=stopped_by)
         try:
             writer.wait()
             complete = _finish_uploads(uploader, stopping, patience=config.storage.patience)
@@ -293,7 +321,7 @@ def train(config, run_dir, lock, take_over=False):
         if not complete and stopping:
             _finish_uploads(uploader, [], patience=UPLOAD_GRACE)
             end("stopped")
-            raise Stopped("{} while uploads were waiting; saved {}".format(stopping[0], writer.saved))
+            raise Stopped("{} while uploads were waiting; saved {}".format(stopping[0], writer.saved), requested_by=stopped_by)
         if not complete:
             end("failed")
             raise RunFailed(_only_here(uploader))

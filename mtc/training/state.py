@@ -24,6 +24,8 @@ class RunState:
     without_gain: int = 0
     """Evaluations since the best one."""
     stopped_early: bool = False
+    control: List[List[Any]] = field(default_factory=list)
+    """What was asked for and lasts: `mtc.training.control.Control`."""
     seconds: float = 0.0
     """Time spent in training by all attempts until here, of steps that count."""
 
@@ -53,6 +55,7 @@ class RunState:
             "evaluations": [list(pair) for pair in self.evaluations],
             "without_gain": self.without_gain,
             "stopped_early": self.stopped_early,
+            "control": [list(entry) for entry in self.control],
             "seconds": round(self.seconds, 3),
         }
 

@@ -51,7 +51,7 @@ class Steps:
         """training: `mtc.training.graph.TrainingGraph`; batches: iterator of `mtc.data.pipeline.Batch`; last: number of the run's last step;
         skipped: steps that were skipped in the run before.
         """
-        self._session, self._training, self._batches, self._last = session, training, batches, last
+        self._session, self._training, self._batches, self.last = session, training, batches, last
         self._staged = None
         self._error = None
         self._made = []  # the `Done` steps whose losses are still on the device, without these
@@ -91,7 +91,7 @@ class Steps:
         """Make a step of the batch on the device and send the next one. Returns the seconds of waiting for that."""
         started = time.perf_counter()
         self._staged = None
-        if number < self._last:
+        if number < self.last:
             try:
                 self._staged = self._next()
             except UserError as error:  # of the step after this one

@@ -10,7 +10,7 @@ import contextlib
 import fcntl
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 
@@ -75,6 +75,22 @@ def complete() -> None:
     here = str(Path(sys.executable).parent)
     if here not in os.environ.get("PATH", "").split(os.pathsep):
         os.environ["PATH"] = here + os.pathsep + os.environ.get("PATH", "")
+
+
+def clean_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of a command of the project: without Airflow's settings, which hold secrets, and without this interpreter's paths.
+
+    Other entries of PYTHONPATH stay: CANN puts npu_bridge there.
+    """
+    environ = os.environ if environ is None else environ
+    dropped = ("AIRFLOW", "_AIRFLOW", "__AIRFLOW", "PYTHON", "VIRTUAL_ENV")
+    kept = {name: value for name, value in environ.items() if not name.startswith(dropped)}
+    root = project()
+    ours = [root, Path(sys.prefix)]
+    foreign = [p for p in environ.get("PYTHONPATH", "").split(os.pathsep) if p and not any(Path(p).absolute().is_relative_to(o) for o in ours)]
+    kept["PYTHONPATH"] = os.pathsep.join([str(root), *foreign])
+    kept["PYTHONUNBUFFERED"] = "1"
+    return kept
 
 
 @contextlib.contextmanager

@@ -30,8 +30,13 @@ def run_directory(dag_id: str, run_id: str) -> Path:
 
 def record(run_dir: Path, step: str) -> dict[str, Any]:
     """What a step wrote last to `steps/<step>.json`; {} where there is none, or one that is no JSON object."""
+    return json_object(run_dir / "steps" / f"{step}.json")
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; {} where there is no such file, or something else in it."""
     try:
-        value = json.loads((run_dir / "steps" / f"{step}.json").read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

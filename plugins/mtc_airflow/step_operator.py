@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -130,7 +129,7 @@ class StepOperator(ResumableJobMixin, BaseOperator):
         command = [python, "-m", f"tasks.{module}", *words, *params.arguments(context["params"]), "--run-dir", str(_run_dir(context))]
         command += self.arguments
         self.log.info("%s", shlex.join(command))
-        job = detached.start(command, prefix=prefix, cwd=environment.project(), env=clean_environment(), owner=str(environment.airflow_home()))
+        job = detached.start(command, prefix=prefix, cwd=environment.project(), env=environment.clean_environment(), owner=str(environment.airflow_home()))
         self._job, self._started_here, self._asked = job, True, False
         if self._stopping:  # the signal came while the command was being started
             self._ask_to_leave()
@@ -181,22 +180,6 @@ class StepOperator(ResumableJobMixin, BaseOperator):
         if code in (detached.LOST, 128 + 9):
             return f"{self.task_id} was killed (out of memory, or the machine went down); see {log}"
         return f"{self.task_id} ended with exit code {code}{': ' + why if why else ''}; see {log}"
-
-
-def clean_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of a step: without Airflow's settings, which hold secrets, and without this interpreter's paths.
-
-    Other entries of PYTHONPATH stay: CANN puts npu_bridge there.
-    """
-    environ = os.environ if environ is None else environ
-    dropped = ("AIRFLOW", "_AIRFLOW", "__AIRFLOW", "PYTHON", "VIRTUAL_ENV")
-    kept = {name: value for name, value in environ.items() if not name.startswith(dropped)}
-    root = environment.project()
-    ours = [root, Path(sys.prefix)]
-    foreign = [p for p in environ.get("PYTHONPATH", "").split(os.pathsep) if p and not any(Path(p).absolute().is_relative_to(o) for o in ours)]
-    kept["PYTHONPATH"] = os.pathsep.join([str(root), *foreign])
-    kept["PYTHONUNBUFFERED"] = "1"
-    return kept
 
 
 def _run_dir(context) -> Path:

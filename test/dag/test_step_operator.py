@@ -274,7 +274,7 @@ def test_no_secret_of_airflow_and_no_path_of_its_interpreter_reaches_a_step(step
     monkeypatch.setenv("VIRTUAL_ENV", "/wrong")
     monkeypatch.setenv("ASCEND_HOME", "/usr/local/Ascend")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "plugins"), str(ROOT), "/usr/local/Ascend/python", sys.prefix + "/lib"]))
-    found = step_operator.clean_environment()
+    found = environment.clean_environment()
     assert "hunter2" not in json.dumps(found)
     assert not [name for name in found if "AIRFLOW" in name or name == "VIRTUAL_ENV"]
     assert {name for name in found if name.startswith("PYTHON")} == {"PYTHONPATH", "PYTHONUNBUFFERED"}
