@@ -51,6 +51,6 @@ write() {
     echo "$target: $(grep -c == "$target") packages"
 }
 
-lock airflow-py311 3.11 -e -r requirements/test.txt -r requirements/lint.txt
+lock airflow-py311 3.11 -e -r requirements/test.txt -r requirements/test-airflow.txt -r requirements/lint.txt
 lock train-py311 3.11 -ve -r requirements/test.txt
 lock train-py37 3.7 -ve -r requirements/test.txt

@@ -79,6 +79,22 @@ def journal(run_dir, straight):
             require(found == straight[record["step"]], "{}: step {} is {}, straight {}", path, record["step"], found, straight[record["step"]])
 
 
+def changed_by_the_replaced(before, after):
+    """Check what a replaced trainer did to the storage when it woke up, and return the keys that changed. before, after: {key: bytes}.
+
+    The one operation that it was in the middle of may come to its end, as no storage takes back what is under way: a file of a checkpoint appears or
+    goes, or the copy of the journal is an older one. The pointer and what a manifest vouches for are never changed, nor is there a second operation.
+    """
+    changed = sorted(key for key in set(before) | set(after) if before.get(key) != after.get(key))
+    require(len(changed) <= 1, "a trainer that was replaced changed {}", ", ".join(changed))
+    for key in changed:
+        require(not key.endswith("/latest.json"), "a trainer that was replaced turned {} back", key)
+        manifest = "/".join(key.split("/")[:-1]) + "/MANIFEST.json"
+        stands = "/checkpoints/" in key and manifest in before and manifest in after
+        require(not stands, "a trainer that was replaced changed {}, which a manifest vouches for", key)
+    return changed
+
+
 def locks(run_dir, deaths, others):
     """Check the lock's history: each holder came after the one before had released it or was dead.
 

@@ -35,7 +35,8 @@ def start(command: Sequence[str], *, prefix: Path, cwd: Path, env: Mapping[str, 
             ["/bin/sh", "-c", _KEEP_EXIT_CODE, str(prefix), *command],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=cwd, env=dict(env), start_new_session=True,
         )  # fmt: skip
-    job = {"pid": process.pid, "ticks": _start_ticks(process.pid), "boot": _boot()}
+    # Our own child stays in /proc until it is waited for, so a command that has ended already has its start time, too.
+    job = {"pid": process.pid, "ticks": _stat(process.pid)[19], "boot": _boot()}
     job.update(prefix=str(prefix), offset=offset, started=started, owner=owner)
     job_file = Path(f"{prefix}.job")
     temporary = job_file.with_suffix(".job.tmp")
@@ -84,10 +85,15 @@ def running(runs: Path, owner: str) -> Iterator[dict[str, Any]]:
 def _start_ticks(pid: int) -> str | None:
     """When the kernel started a process, in clock ticks since boot; None for one that has ended."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        fields = _stat(pid)
     except OSError:
         return None
     return None if fields[0] == "Z" else fields[19]
+
+
+def _stat(pid: int) -> list[str]:
+    """What /proc tells of a process, from its state on (proc(5)). Errors: OSError where there is none."""
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
 
 
 def _boot() -> str:

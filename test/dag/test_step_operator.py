@@ -256,6 +256,18 @@ def test_a_timeout_stops_the_command(steps, context, train, monkeypatch):
     wait_for((steps.runs / "mtc_train" / "r" / "checkpoint").exists, "the checkpoint")
 
 
+def test_a_command_that_ends_before_anybody_looks_is_not_taken_for_running(tmp_path, monkeypatch):
+    class Ended(subprocess.Popen):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+
+    monkeypatch.setattr(subprocess, "Popen", Ended)
+    job = detached.start(["/bin/sh", "-c", "exit 7"], prefix=tmp_path / "x", cwd=tmp_path, env=os.environ, owner="test")
+    assert detached.status(job) == 7
+    assert detached.status(detached.last(tmp_path / "x")) == 7
+
+
 def test_a_job_of_an_earlier_boot_is_lost_and_not_mistaken_for_another_process(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     job = {"pid": process.pid, "ticks": detached._start_ticks(process.pid), "boot": detached._boot(), "prefix": str(tmp_path / "x")}

@@ -13,6 +13,7 @@ const get = async (path) => answer(await fetch(path, {headers: {accept: 'applica
 const LIVE_MS = 2000;
 const IDLE_MS = 15000;
 const POINTS = 900;
+const FIRST_ROWS = 12;
 const OTHERS = ['orange', 'green', 'violet', 'grey', 'red'];
 
 let now = null; // the last answer of api/run
@@ -23,6 +24,7 @@ const others = new Map(); // run id -> {series, run, colour}
 const charts = {};
 let skeletons = null;
 let followsNewest = true;
+let allCheckpoints = false;
 
 // ---- the loop
 
@@ -152,8 +154,7 @@ function drawCharts() {
   const weight = Number($('smoothing').value);
   const log = $('log').checked;
   const x = curves.steps;
-  const span = range ?? (x.length ? [1, now.live && now.last_step && !others.size ? Math.max(x[x.length - 1], 1) : x[x.length - 1]] : null);
-  const shown = {log, range: span && range ? range : null};
+  const shown = {log, range};
   const runs = [...others.values()].filter((other) => other.series?.steps.length);
   const join2 = (own, pick) => join([own, ...runs.map((o) => ({x: o.series.steps, ys: [pick(o)]}))]);
   const names = (what) => runs.map((o) => ({label: o.run.run_id, colour: colour(o.colour), ...what}));
@@ -250,14 +251,16 @@ function showPerson() {
 function checkpoints() {
   $('checkpoints').hidden = !now.checkpoints.length;
   $('score-title').textContent = now.metric === 'auc' ? 'AUC' : 'PCK@0.1';
-  const key = JSON.stringify(now.checkpoints);
+  const key = JSON.stringify([now.checkpoints, allCheckpoints]);
   if (checkpoints.was === key) return;
   checkpoints.was = key;
-  $('checkpoints').querySelector('tbody').replaceChildren(...now.checkpoints.map((row) => {
+  $('all-checkpoints').hidden = allCheckpoints || now.checkpoints.length <= FIRST_ROWS;
+  $('all-checkpoints').textContent = `Show all ${now.checkpoints.length}`;
+  $('checkpoints').querySelector('tbody').replaceChildren(...now.checkpoints.slice(0, allCheckpoints ? undefined : FIRST_ROWS).map((row) => {
     const where = row.uri && row.state === 'uploaded' ? row.uri : row.here ? `${now.run_dir}/checkpoints/step-${String(row.step).padStart(8, '0')}` : '';
     return element('tr', {},
       element('td', {className: 'number'}, whole(row.step)), element('td', {className: 'number'}, number(row.score)), element('td', {className: 'number'}, bytes(row.bytes)),
-      element('td', {className: 'number'}, Number.isFinite(row.seconds) ? span(row.seconds) : '–'), element('td', {className: 'number'}, Number.isFinite(row.stalled) ? `${number(row.stalled, 2)} s` : '–'),
+      element('td', {className: 'number'}, Number.isFinite(row.seconds) ? `${number(row.seconds, 2)} s` : '–'), element('td', {className: 'number'}, Number.isFinite(row.stalled) ? `${number(row.stalled, 2)} s` : '–'),
       element('td', {}, state(row.state), row.reason ? element('div', {className: 'quiet'}, row.reason) : null),
       element('td', {}, where ? element('code', {}, where) : '', where ? copyButton(where, row.step) : ''));
   }));
@@ -316,6 +319,7 @@ $('picture-step').addEventListener('input', () => {
   pictures();
 });
 $('person').addEventListener('change', showPerson);
+$('all-checkpoints').addEventListener('click', () => { allCheckpoints = true; checkpoints(); });
 
 // ---- other runs
 
