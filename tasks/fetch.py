@@ -80,7 +80,13 @@ def _absolute(source):
 
 
 STEPS = {
-    "coco": step.Step("fetch_coco", "Bring COCO 2017, or the synthetic data set, into data.root.", _coco_inputs, _fetch_coco),
+    "coco": step.Step(
+        "fetch_coco",
+        "Bring COCO 2017, or the synthetic data set, into data.root.",
+        _coco_inputs,
+        _fetch_coco,
+        shared=lambda context: step.beside_data(context, "fetch_coco"),
+    ),
     "snapshot": step.Step("fetch_snapshot", "Bring the pretrained snapshot into snapshots/.", _snapshot_inputs, _fetch_snapshot),
 }
 

@@ -32,6 +32,10 @@ _DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 """What a disk fails with through no mistake in the input: another try may succeed."""
 
 
+class NothingToDo(Exception):
+    """Raised by a step that finds its work done; the message says by whom or since when."""
+
+
 class Context(NamedTuple):
     """What a step works with."""
 
@@ -64,6 +68,8 @@ class Step(NamedTuple):
     """Lock file in the run directory that the step holds while it runs, instead of one of its own: `RUN_LOCK` for what writes the run itself."""
     always: bool = False
     """Run even where nothing has changed: what it looks at is not all in its inputs."""
+    shared: Callable[[Context], str] = lambda context: ""
+    """Path of a second record, beside data that other runs use too: what one of them has done is done."""
 
 
 RUN_LOCK = ".lock"
@@ -92,13 +98,24 @@ def _run(step, arguments, stack):
         _claim_run_dir(run_dir, config)
         context = Context(config, run_dir, arguments, held)  # from here on there is a place for a record
         inputs = step.inputs(context)
-        previous = read_record(run_dir, step.name)
-        if not (arguments.force or step.always) and _is_done(previous, inputs):
-            log.info("%s: nothing to do, inputs and outputs are as the last run left them (%s)", step.name, _record_path(run_dir, step.name))
+        if not (arguments.force or step.always):
+            for path in filter(None, (_record_path(run_dir, step.name), step.shared(context))):
+                previous = _read(path)
+                if is_done(previous, inputs):
+                    reason = "inputs and outputs are as the last run left them ({})".format(path)
+                    _leave_as_it_is(context, step, started, reason, {key: value for key, value in previous.items() if key != "unchanged"})
+                    return SUCCESS
+        try:
+            result = step.run(context)
+        except NothingToDo as reason:
+            _leave_as_it_is(context, step, started, str(reason), _record(step, started, "success", inputs=inputs, outputs=[], figures={}))
             return SUCCESS
-        result = step.run(context)
         outputs = [_describe(path) for path in result.outputs]
-        _write_record(context, step, started, "success", inputs=inputs, outputs=outputs, figures=result.figures)
+        done = {"inputs": inputs, "outputs": outputs, "figures": result.figures}
+        _write_record(context, step, started, "success", **done)
+        if step.shared(context):
+            with contextlib.suppress(OSError):  # read-only data: each run finds out for itself
+                files.write_json(step.shared(context), _record(step, started, "success", **done))
         return SUCCESS
     except UserError as error:
         log.error("error: %s", error)
@@ -131,13 +148,19 @@ def _run(step, arguments, stack):
         return FAILED
 
 
+def beside_data(context, name):
+    """Return the path of the record of a step whose work is in data.root, for all runs that use it."""
+    return os.path.join(context.config.data.root, ".steps", name + ".json")
+
+
+def read_shared(context, name):
+    """Return the record that a step wrote last beside the data, or None."""
+    return _read(beside_data(context, name))
+
+
 def read_record(run_dir, name):
     """Return the record that a step wrote last, or None."""
-    try:
-        record = files.read_json(_record_path(run_dir, name))
-    except (ValueError, OSError):
-        return None
-    return record if isinstance(record, dict) else None
+    return _read(_record_path(run_dir, name))
 
 
 def sha256(path, advice):
@@ -228,7 +251,7 @@ def _claim_run_dir(run_dir, config):
         raise UserError("run directory {} cannot be written: {}; choose another --run-dir".format(run_dir, error.strerror or error)) from None
 
 
-def _is_done(previous, inputs):
+def is_done(previous, inputs):
     """Whether the last run succeeded on the same inputs and all that it made is still there."""
     if not previous or previous.get("status") != "success" or previous.get("inputs") != inputs:
         return False
@@ -254,12 +277,32 @@ def _record_path(run_dir, name):
     return os.path.join(run_dir, "steps", name + ".json")
 
 
-def _write_record(context, step, started, status, **more):
-    """Write the step's record; a record that cannot be written must not hide how the step ended."""
-    if context is None:
-        return
+def _read(path):
+    try:
+        record = files.read_json(path)
+    except (ValueError, OSError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _record(step, started, status, **more):
     record = {"v": 1, "step": step.name, "status": status, "started": round(started, 3), "seconds": round(time.time() - started, 3)}
-    record.update(more)
+    return dict(record, **more)
+
+
+def _leave_as_it_is(context, step, started, reason, record):
+    """Say that there is nothing to do, and note it in the record of what was done."""
+    log.info("%s: nothing to do, %s", step.name, reason)
+    _put_record(context, step, dict(record, unchanged={"time": round(started, 3), "reason": reason}))
+
+
+def _write_record(context, step, started, status, **more):
+    if context is not None:
+        _put_record(context, step, _record(step, started, status, **more))
+
+
+def _put_record(context, step, record):
+    """Write the step's record; a record that cannot be written must not hide how the step ended."""
     try:
         files.write_json(_record_path(context.run_dir, step.name), record)
     except OSError as error:
