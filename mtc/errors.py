@@ -1,8 +1,8 @@
 """Errors that carry a decision: whose mistake it was and what the exit code of a command is.
 
 `UserError` is raised at the boundary (config, files, URLs) with one sentence that names the file, field and value, what was
-expected and what to do. `RunFailed` means that the work could not be finished, and why. `Stopped` means that a signal or a person asked the run to end
-and that everything was saved. All other exceptions are bugs.
+expected and what to do. `RunFailed` means that the work could not be finished, and why. `Stopped` means that a signal or a person asked the run to
+end and that everything was saved. All other exceptions are bugs.
 """
 
 

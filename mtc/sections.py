@@ -136,6 +136,8 @@ class Train:
     """Number of the step before the first one of this run."""
     steps: int = bounded(400000, 1)
     """Number of the last step."""
+    only: int = bounded(0, 0)
+    """Make at most so many steps from where the run stands, then end as after the last one. 0: all."""
     batch_size: int = bounded(1, 1, 65536)
     lr: List[float] = field(default_factory=lambda: [1e-4, 1e-5])
     """Learning rates, one more than `lr_steps`."""

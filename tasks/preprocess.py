@@ -95,7 +95,12 @@ def _run_shard(context, started):
     note = {"v": 1, "of": _of(context), "images": images, "masks": made}
     path = os.path.join(root, masks.FOLDER, "shard-{}-of-{}.json".format(number, count))
     _written(files.write_json, path, note, None)
-    figures = {"shard": "{}/{}".format(number, count), "images": sum(map(len, images.values())), "masks": made, "seconds": round(time.time() - started, 3)}
+    figures = {
+        "shard": "{}/{}".format(number, count),
+        "images": sum(map(len, images.values())),
+        "masks": made,
+        "seconds": round(time.time() - started, 3),
+    }
     return step.Result([path], figures)
 
 

@@ -10,7 +10,7 @@ from mtc import __version__, files, quiet
 from mtc import config as configuration
 from mtc.report import checkpoint_table, document, figures, history, verdict
 from mtc.training import checkpoints
-from tasks import step
+from tasks import evaluate, step
 
 
 def inputs(context):
@@ -29,12 +29,14 @@ def inputs(context):
 def run(context):
     """Write the report and return its files and headline figures."""
     quiet.import_tensorflow()
-    from mtc.evaluation import held_out  # TensorFlow takes seconds to load: not before it is known that there is something to do
+    from mtc.evaluation import held_out, stored  # TensorFlow takes seconds to load: not before it is known that there is something to do
 
     found = history.read(_journal(context))
     checkpoint = checkpoints.newest_good(context.run_dir)
     rows, damaged = checkpoint_table.checkpoints(context.run_dir, found, checkpoint)
-    evaluation = held_out.evaluate(context.config, checkpoints.bundle_prefix(checkpoint) if checkpoint else None)
+    evaluation = stored.load(context.run_dir, evaluate.subject(context, checkpoint)) if checkpoint else None
+    if evaluation is None:
+        evaluation = held_out.evaluate(context.config, checkpoints.bundle_prefix(checkpoint) if checkpoint else None)
     report = figures.collect(context.config, found, evaluation.figures, rows)
     report["evaluated_step"] = files.read_json(os.path.join(checkpoint, "MANIFEST.json"))["step"] if checkpoint else None
     report["verdict"] = verdict.judge(report)

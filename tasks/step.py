@@ -107,8 +107,8 @@ def _run(step, arguments, stack):
                     return SUCCESS
         try:
             result = step.run(context)
-        except NothingToDo as reason:
-            _leave_as_it_is(context, step, started, str(reason), _record(step, started, "success", inputs=inputs, outputs=[], figures={}))
+        except NothingToDo as nothing:
+            _leave_as_it_is(context, step, started, str(nothing), _record(step, started, "success", inputs=inputs, outputs=[], figures={}))
             return SUCCESS
         outputs = [_describe(path) for path in result.outputs]
         done = {"inputs": inputs, "outputs": outputs, "figures": result.figures}

@@ -169,7 +169,7 @@ class S3Storage(Storage):
     def sizes(self, prefix=""):
         folder = self._name(prefix) if prefix else self.prefix
         found = {}
-        with self._errors(prefix):
+        with self._listing(prefix):
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=folder + "/" if folder else "")
             for page in pages:
                 for entry in page.get("Contents", ()):
@@ -184,7 +184,7 @@ class S3Storage(Storage):
     def abort_uploads(self, prefix=""):
         folder, count = self._name(prefix) if prefix else self.prefix, 0
         pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=folder + "/" if folder else "")
-        with self._errors(prefix):
+        with self._listing(prefix):
             try:
                 uploads = [upload for page in pages for upload in page.get("Uploads", ())]
             except botocore.exceptions.ClientError as error:
@@ -219,6 +219,17 @@ class S3Storage(Storage):
     def _blocks(self, body, key):
         with contextlib.closing(body), self._errors(key):
             yield from iter(lambda: body.read(files.BLOCK), b"")
+
+    @contextlib.contextmanager
+    def _listing(self, prefix):
+        """`_errors` for what asks about the bucket: a list is never "not found", so such an answer has lost its body, with the reason, on the way."""
+        with self._errors(prefix):
+            try:
+                yield
+            except botocore.exceptions.ClientError as error:
+                if isinstance(self._client_error(error, prefix), FileNotFoundError):
+                    raise TransientError("{}: the answer arrived damaged: {}".format(self.url(prefix), _one_line(error))) from error
+                raise
 
     @contextlib.contextmanager
     def _errors(self, key):

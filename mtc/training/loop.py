@@ -130,7 +130,7 @@ def train(config, run_dir, lock, take_over=False, draw=None):
 
         # ---- journal, uploads, checkpoints
         control = controls.Control(run_dir, state.control, config.train.steps)
-        last = control.last
+        last = min(control.last, state.step + config.train.only) if config.train.only else control.last
         flop = cpm.training_flop(training.layers, config.model.crop, pof_is_dead=bool(dead))
         journal = stack.enter_context(Journal(run_dir, log_file, state.step + 1, last, config.train.log_every, batch_size, flop, peak))
         facts = {"step": state.step, "uid": uid, "resumed": bool(resumed), "versions": versions(), "fence": lock.holder.fence, "lease": lease.fence}
@@ -259,7 +259,7 @@ def train(config, run_dir, lock, take_over=False, draw=None):
                 if request.action == controls.STOP:
                     stopped_by = request.by
                     stopping.append("stopped by {}".format(request.by or "a request"))
-            last = journal.last_step = steps.last = control.last
+            last = journal.last_step = steps.last = min(last, control.last) if config.train.only else control.last
             return any(request.action == controls.SAVE for request in granted)
 
         obey()

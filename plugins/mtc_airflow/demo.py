@@ -136,13 +136,13 @@ class Progress:
             print(text, flush=True)
 
     def _end(self, task: str, job: dict[str, Any], status: str | int) -> None:
-        step = run_directory.record(self.run_dir, task)
+        step = run_directory.record(self.run_dir, job.get("step") or task)
         seconds = f"{max(0.0, Path(job['prefix'] + '.exit').stat().st_mtime - job['started']):.0f} s" if isinstance(status, int) else ""
         if status == 0:
             figures = ", ".join(f"{key} {value}" for key, value in (step.get("figures") or {}).items() if isinstance(value, (int, float, str)))
             text = f"{task:<15} done {seconds:>7}   {figures}"
         else:
-            self.reason = f"{task}: {run_directory.error(job, task) or f'exit code {status}'} (its output: {job['prefix']}.log)"
+            self.reason = f"{task}: {run_directory.error(job, job.get('step') or task) or f'exit code {status}'} (its output: {job['prefix']}.log)"
             text = f"{task:<15} ended with {status} after {seconds}"
         width = shutil.get_terminal_size().columns - 1 if self._terminal else 200
         print(f"{chr(13) if self._terminal else ''}  {text}"[:width] + ("\x1b[K" if self._terminal else ""), flush=True)

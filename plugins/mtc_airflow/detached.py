@@ -24,8 +24,8 @@ RUNNING, LOST = "running", "lost"
 _KEEP_EXIT_CODE = 'trap : TERM INT HUP; "$@"; code=$?; echo $code >"$0.exit.tmp" && mv "$0.exit.tmp" "$0.exit"; exit $code'
 
 
-def start(command: Sequence[str], *, prefix: Path, cwd: Path, env: Mapping[str, str], owner: str) -> dict[str, Any]:
-    """Start a command and return its job. Files: `<prefix>.log` (appended to), `.exit` and `.job`; `owner` marks whose job it is."""
+def start(command: Sequence[str], *, prefix: Path, cwd: Path, env: Mapping[str, str], owner: str, step: str = "") -> dict[str, Any]:
+    """Start a command and return its job. Files: `<prefix>.log` (appended to), `.exit` and `.job`; owner marks whose job it is, step what it does."""
     started = time.time()
     prefix.parent.mkdir(parents=True, exist_ok=True)
     Path(f"{prefix}.exit").unlink(missing_ok=True)
@@ -37,7 +37,7 @@ def start(command: Sequence[str], *, prefix: Path, cwd: Path, env: Mapping[str, 
         )  # fmt: skip
     # Our own child stays in /proc until it is waited for, so a command that has ended already has its start time, too.
     job = {"pid": process.pid, "ticks": _stat(process.pid)[19], "boot": _boot()}
-    job.update(prefix=str(prefix), offset=offset, started=started, owner=owner)
+    job.update(prefix=str(prefix), offset=offset, started=started, owner=owner, step=step)
     job_file = Path(f"{prefix}.job")
     temporary = job_file.with_suffix(".job.tmp")
     temporary.write_text(json.dumps(job), encoding="utf-8")
@@ -72,6 +72,14 @@ def last(prefix: Path) -> dict[str, Any] | None:
         return json.loads(Path(f"{prefix}.job").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+
+
+def of_run(run_dir: Path) -> Iterator[dict[str, Any]]:
+    """The last job of each task of a run."""
+    for path in sorted((run_dir / "logs").glob("*.job")):
+        job = last(path.with_suffix(""))
+        if job is not None:
+            yield job
 
 
 def running(runs: Path, owner: str) -> Iterator[dict[str, Any]]:

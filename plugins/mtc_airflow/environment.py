@@ -13,6 +13,9 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+CONTROL = "import sys; from tasks import control; sys.exit(control.main())"
+"""`tasks.control` in this interpreter: there may be no training interpreter where Airflow is, and the command needs none."""
+
 
 def project() -> Path:
     """The root of the project: `MTC_HOME`, or the folder that holds `plugins/`."""

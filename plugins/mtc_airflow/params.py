@@ -29,6 +29,13 @@ KEYS = {
 }
 """Which key of the config each parameter sets."""
 
+DRY_RUN = (
+    "fetch.source=synthetic", "data.root=data/dry_run", "data.mix={coco: 1}", "synthetic.train_images=8", "synthetic.val_images=4",
+    "synthetic.samples_3d=1", "synthetic.hands_3d=0", "train.only=1", "evaluation.samples=0", "previews.every=0", "report.samples=4",
+    "report.pictures=1", "snapshot.uri=none", "train.start_step=0",
+)  # fmt: skip
+"""What a dry run sets: everything but network, device and storage is as small as it gets."""
+
 
 def presets() -> list[str]:
     """Names of the presets that come with the project, and MTC_PRESET where that is a file of the user's own."""
@@ -80,11 +87,64 @@ def form() -> dict[str, Param]:
         "storage_endpoint": _optional(
             "string", section=where, title="S3 endpoint", minLength=1, description="URL of an S3-compatible server. Empty: as the preset says."
         ),
+        "shards": Param(
+            2, type="integer", minimum=1, maximum=1000, section=where, title="Shards",
+            description="Into how many tasks the making of masks is divided: as many as workers may take part. The result is the same.",
+        ),
+        "notify": Param(
+            [], type="array", items={"type": "string", "format": "idn-email"}, section=rest, title="Mail on failure to",
+            description="One address a line. Needs the connection mtc_smtp; the connection mtc_webhook is told in any case.",
+        ),
+        "dry_run": Param(
+            False, type="boolean", section=what, title="Dry run",
+            description="Try machine, memory and storage before the long run: the preset's network makes one step on a handful of synthetic samples, "
+            "saves one checkpoint and uploads it. Nothing is downloaded.",
+        ),
         "set": Param(
             [], type="array", items={"type": "string", "pattern": r"^\s*[a-z0-9_]+\.[A-Za-z0-9_./-]+\s*="}, section=rest, title="Overrides",
             description="One section.key=value a line, for any key of the config: train.seed=3. They go over the fields above.",
         ),
     }  # fmt: skip
+
+
+def evaluation_form() -> dict[str, Param]:
+    """The parameters of the DAG that evaluates."""
+    return {
+        "checkpoint": _optional(
+            "string", title="Checkpoint", minLength=1,
+            description="Address of a checkpoint, …/<run>/checkpoints/step-…; a folder, file:// or s3://. Empty: what a training has just made.",
+        ),
+        "run_dir": _optional(
+            "string", title="Its run directory", minLength=1, description="Whose config.json says what network it is. Empty: that of the training."
+        ),
+        "samples": Param(4000, type="integer", minimum=1, title="Held-out samples", description="Most samples to evaluate."),
+        "set": Param(
+            [], type="array", items={"type": "string"}, title="Overrides", description="One section.key=value a line, over the training's own."
+        ),
+        "notify": Param([], type="array", items={"type": "string", "format": "idn-email"}, title="Mail on failure to"),
+    }  # fmt: skip
+
+
+def of_form(context) -> list[str]:
+    """What a step of a training is told: the `--config` and `--set` arguments of the run's parameters."""
+    return arguments(context["params"])
+
+
+def of_checkpoint(context) -> list[str]:
+    """What an evaluation is told: the checkpoint of the parameters, or of the newest event of the asset that started the run."""
+    values = context["params"]
+    events = [event for found in (context.get("triggering_asset_events") or {}).values() for event in found]
+    made = dict(events[-1].extra) if events else {}
+    run_dir = values["run_dir"] or made.get("run_dir")
+    checkpoint = values["checkpoint"] or made.get("uploaded") or made.get("checkpoint")
+    if not run_dir or not checkpoint:
+        raise AirflowFailException(
+            "there is no checkpoint to evaluate: give 'checkpoint' and 'run_dir', or let a training of mtc_train start this run"
+        )
+    words = ["--config", os.path.join(run_dir, "config.json"), "--checkpoint", checkpoint, "--set", f"report.samples={values['samples']}"]
+    for override in values["set"] or []:
+        words += ["--set", override.strip()]
+    return words
 
 
 def arguments(values: Mapping[str, Any]) -> list[str]:
@@ -98,7 +158,8 @@ def arguments(values: Mapping[str, Any]) -> list[str]:
 def overrides(values: Mapping[str, Any]) -> list[str]:
     """One "section.key=value" for each parameter that was given."""
     given = [f"{key}={_as_yaml(values[name])}" for name, key in KEYS.items() if values.get(name) is not None]
-    return given + [override.strip() for override in values.get("set") or []]
+    given += [override.strip() for override in values.get("set") or []]
+    return given + list(DRY_RUN if values.get("dry_run") else ())
 
 
 def refuse_unknown(context) -> None:

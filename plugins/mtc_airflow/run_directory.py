@@ -18,6 +18,8 @@ from mtc_airflow import environment
 
 FIGURE_BYTES = 2000
 """A figure whose JSON is longer than this stays in the step's record: XComs are for small things."""
+TAIL_BYTES = 1 << 17
+"""So much of the journal's end is enough for a rate."""
 
 
 def run_directory(dag_id: str, run_id: str) -> Path:
@@ -58,14 +60,46 @@ def error(job: Mapping[str, Any], step: str) -> str:
 
 def last_lines(job: Mapping[str, Any]) -> list[str]:
     """The last lines that a command has printed, at most 64 KiB of them."""
-    with open(f"{job['prefix']}.log", "rb") as output:
-        output.seek(max(job["offset"], output.seek(0, os.SEEK_END) - 65536))
-        return [shown(line) for line in output]
+    try:
+        with open(f"{job['prefix']}.log", "rb") as output:
+            output.seek(max(job["offset"], output.seek(0, os.SEEK_END) - 65536))
+            return [shown(line) for line in output]
+    except OSError:
+        return []
 
 
-def log_file(run_dir: Path, task_id: str) -> Path:
-    """All that the commands of a task have printed, over all tries."""
-    return run_dir / "logs" / f"{task_id}.log"
+def log_prefix(run_dir: Path, task_id: str, map_index: int = -1) -> Path:
+    """Beginning of the names of a task's files in `logs/`: `.log` has all that its commands have printed, over all tries."""
+    return run_dir / "logs" / (task_id.replace(".", "_") + (f"_{map_index}" if map_index >= 0 else ""))
+
+
+def progress(run_dir: Path) -> dict[str, Any]:
+    """How far a training is: {"step", "of", "loss", "images_per_second", "eta_seconds", "uploaded"}; {} before the first step."""
+    try:
+        with open(run_dir / "metrics.jsonl", "rb") as f:
+            f.seek(max(0, f.seek(0, os.SEEK_END) - TAIL_BYTES))
+            lines = f.read().split(b"\n")[1:-1]
+    except OSError:
+        return {}
+    steps = []
+    for line in lines:
+        try:
+            found = json.loads(line)
+        except ValueError:
+            continue
+        steps += [found] if isinstance(found, dict) and found.get("kind") == "train" else []
+    if not steps:
+        return {}
+    config, last = json_object(run_dir / "config.json").get("train") or {}, steps[-1]
+    seconds = [s["seconds"] for s in steps if isinstance(s.get("seconds"), (int, float))]
+    mean = sum(seconds) / len(seconds) if seconds else None
+    uploads = json_object(run_dir / "uploads.json").get("checkpoints") or {}
+    uploaded = sorted(name for name, entry in uploads.items() if isinstance(entry, dict) and entry.get("state") == "uploaded")
+    answer = {"step": last.get("step"), "of": config.get("steps"), "loss": last.get("loss"), "uploaded": uploaded[-1] if uploaded else None}
+    if mean:
+        answer["images_per_second"] = round((config.get("batch_size") or 0) / mean, 2)
+        answer["eta_seconds"] = round(max(0, (config.get("steps") or 0) - (last.get("step") or 0)) * mean)
+    return answer
 
 
 def shown(line: bytes) -> str:

@@ -1,8 +1,9 @@
 """The operator of every task: runs one step of the project as a command in the training interpreter.
 
 A try that finds the command of an earlier one still running goes on with it (Airflow's resumable-job machinery, `detached`), so a lost worker or a
-restart of Airflow costs a training nothing. Exit codes are those of the step contract: 0 success; 2 a user's mistake, not retried; 3 stopped after
-saving; anything else is retried, and the step resumes from what it saved.
+restart of Airflow costs a training nothing. Exit codes are those of the step contract: 0 success, shown as skipped where the step found its work
+done; 2 a user's mistake, not retried; 3 stopped after saving, not retried where somebody asked for it on the Training page; anything else is retried,
+and the step resumes from what it saved.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from airflow.sdk import NEVER_EXPIRE, BaseOperator, ResumableJobMixin
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
-from mtc_airflow import detached, environment, params, run_directory
+from mtc_airflow import connections, detached, environment, params, run_directory
 
 USER_ERROR, STOPPED = 2, 3
 POLL_SECONDS = 0.25
@@ -33,15 +34,20 @@ class StepOperator(ResumableJobMixin, BaseOperator):
     """Run `python -m tasks.<command> --config … --set … --run-dir …` and return its small figures and its run directory.
 
     :param command: the module below `tasks` and its words: "train", "fetch coco". The step's record has the same name, with underscores.
-    :param arguments: further options of the command, the same in every run.
+    :param arguments: further options of the command.
+    :param record: the name of the step's record, where the arguments give it another one.
+    :param choose: function of the context that returns the words which say what to work on; the trigger form's, where it is not given.
     """
 
     external_id_key = "command"
+    template_fields: Sequence[str] = ("arguments", "record")
 
-    def __init__(self, *, command: str, arguments: Sequence[str] = (), **kwargs: Any):
+    def __init__(self, *, command: str, arguments: Sequence[str] = (), record: str = "", choose=params.of_form, **kwargs: Any):
         super().__init__(**kwargs)
         self.command = command
-        self.arguments = tuple(arguments)
+        self.arguments = arguments
+        self.record = record
+        self.choose = choose
         self._job: Mapping[str, Any] | None = None
         self._offset = 0
         self._started_here = False
@@ -60,6 +66,12 @@ class StepOperator(ResumableJobMixin, BaseOperator):
         if store is not None:  # else clearing the finished task would bring back this result and run nothing
             store.delete(self.external_id_key)
             store.delete("log_offset")
+        unchanged = self._found_done(_run_dir(context))
+        if unchanged:
+            if context.get("ti") is not None:  # a skipped task has no result of its own accord
+                context["ti"].xcom_push(key="return_value", value=result)
+            raise AirflowSkipException(f"nothing to do: {unchanged}")
+        self._tell_assets(context, result)
         return result
 
     def on_kill(self) -> None:
@@ -72,7 +84,7 @@ class StepOperator(ResumableJobMixin, BaseOperator):
     def submit_job(self, context) -> dict[str, Any]:
         """Start the command, or adopt one that still runs though no try knows of it."""
         run_dir = _run_dir(context)
-        prefix = run_directory.log_file(run_dir, self.task_id).with_suffix("")
+        prefix = run_directory.log_prefix(run_dir, self.task_id, _map_index(context))
         old = detached.last(prefix)
         if old is not None and detached.status(old) == detached.RUNNING:
             self.log.info("the command of an earlier try still runs (process %s): following it", old["pid"])
@@ -107,7 +119,7 @@ class StepOperator(ResumableJobMixin, BaseOperator):
             code = self._follow_to_the_end(context)
         if code == 0:
             return self.get_job_result(self._job, context)
-        if self._stopping or code == USER_ERROR:
+        if self._stopping or code == USER_ERROR or (code == STOPPED and self._requested_by(context) is not None):
             raise AirflowFailException(self._ending())
         raise StepFailed(self._ending())
 
@@ -120,16 +132,35 @@ class StepOperator(ResumableJobMixin, BaseOperator):
 
     @property
     def _step(self) -> str:
-        return self.command.replace(" ", "_")
+        return self.record or self.command.replace(" ", "_")
+
+    def _found_done(self, run_dir: Path) -> str:
+        """Why the command had nothing to do; "" where it did something."""
+        found = run_directory.record(run_dir, self._step).get("unchanged") or {}
+        return str(found.get("reason") or "") if self._job and found.get("time", 0) >= self._job["started"] - 1 else ""
+
+    def _requested_by(self, context) -> str | None:
+        """Who asked the running step to stop, on the Training page or by `tasks.control`; None where nobody did."""
+        found = run_directory.record(_run_dir(context), self._step)
+        return found.get("requested_by") if found.get("started", 0) >= self._job["started"] - 1 else None
+
+    def _tell_assets(self, context, result: dict[str, Any]) -> None:
+        """Give the events of the task's assets what is worth knowing of the new version."""
+        events, figures = context.get("outlet_events"), result["figures"]
+        facts = {key: figures[key] for key in ("step", "loss", "uploaded", "checkpoint", "early_stop") if figures.get(key) is not None}
+        for asset in self.outlets if events is not None else ():
+            events[asset].extra = {"run_dir": result["run_dir"], **facts}
 
     def _start(self, context, prefix: Path) -> dict[str, Any]:
         python, module, *words = [str(environment.training_python()), *self.command.split()]
         if not os.access(python, os.X_OK):
             raise AirflowFailException(f"the training interpreter {python} is missing: run `make setup`, or set MTC_PYTHON")
-        command = [python, "-m", f"tasks.{module}", *words, *params.arguments(context["params"]), "--run-dir", str(_run_dir(context))]
+        command = [python, "-m", f"tasks.{module}", *words, *self.choose(context), "--run-dir", str(_run_dir(context))]
         command += self.arguments
         self.log.info("%s", shlex.join(command))
-        job = detached.start(command, prefix=prefix, cwd=environment.project(), env=environment.clean_environment(), owner=str(environment.airflow_home()))
+        environ = {**environment.clean_environment(), **connections.of_storage(self.log)}
+        home = str(environment.airflow_home())
+        job = detached.start(command, prefix=prefix, cwd=environment.project(), env=environ, owner=home, step=self._step)
         self._job, self._started_here, self._asked = job, True, False
         if self._stopping:  # the signal came while the command was being started
             self._ask_to_leave()
@@ -161,9 +192,19 @@ class StepOperator(ResumableJobMixin, BaseOperator):
                 if status != detached.RUNNING:
                     return status
                 if store is not None and time.monotonic() - remembered > OFFSET_SECONDS:  # each write is a request to the API server
-                    store.set("log_offset", self._offset, retention=NEVER_EXPIRE)
+                    self._remember(store, _run_dir(context))
                     remembered = time.monotonic()
                 time.sleep(POLL_SECONDS)
+
+    def _remember(self, store, run_dir: Path) -> None:
+        """Keep the place in the log for another try, and progress for people. The server may be away: the training is not."""
+        try:
+            store.set("log_offset", self._offset, retention=NEVER_EXPIRE)
+            progress = run_directory.progress(run_dir) if self.command == "train" else {}
+            if progress:
+                store.set("progress", progress, retention=NEVER_EXPIRE)
+        except Exception as error:
+            self.log.warning("Airflow's server does not take the progress: %s", error)
 
     def _ending(self) -> str:
         """One sentence on how the command ended."""
@@ -173,6 +214,8 @@ class StepOperator(ResumableJobMixin, BaseOperator):
         why = run_directory.error(self._job, self._step)
         if code == USER_ERROR:
             return why or f"tasks.{self.command} refused its arguments; see {log}"
+        if code == STOPPED and why.startswith("stopped by"):
+            return f"{why}; clear this task to go on from there"
         if code == STOPPED:
             return f"{self.task_id} has saved and left; another try resumes from there"
         if code == detached.RUNNING:
@@ -180,6 +223,11 @@ class StepOperator(ResumableJobMixin, BaseOperator):
         if code in (detached.LOST, 128 + 9):
             return f"{self.task_id} was killed (out of memory, or the machine went down); see {log}"
         return f"{self.task_id} ended with exit code {code}{': ' + why if why else ''}; see {log}"
+
+
+def _map_index(context) -> int:
+    index = getattr(context.get("ti"), "map_index", -1)
+    return -1 if index is None else index
 
 
 def _run_dir(context) -> Path:

@@ -29,7 +29,8 @@ def main():
 
     def end(code, status, **more):
         os.makedirs(os.path.join(run_dir, "steps"), exist_ok=True)
-        path = os.path.join(run_dir, "steps", step + ".json")
+        shard = "_shard_{}_of_{}".format(*words[words.index("--shard") + 1].split("/")) if "--shard" in words else ""
+        path = os.path.join(run_dir, "steps", step + shard + ".json")
         with open(path + ".tmp", "w") as f:
             json.dump({"v": 1, "step": step, "status": status, "started": started, **more}, f)
         os.replace(path + ".tmp", path)
@@ -41,6 +42,12 @@ def main():
         end(2, "user_error", error="train.steps=0: must be above 0")
     if act == "fail":
         end(1, "failed", error="RuntimeError: the disk is on fire")
+    if act == "trained":
+        end(0, "success", figures={"step": 600, "loss": 0.5, "uploaded": "file:///storage/r/checkpoints/step-00000600", "checkpoint": "/r/c"})
+    if act == "unchanged":
+        end(0, "success", unchanged={"time": started, "reason": "another run has done it"}, figures={"answer": 41})
+    if act == "asked":
+        end(3, "stopped", error="stopped by alice at step 3; saved it", requested_by="alice")
     if act == "wait":  # runs until it is stopped, or released by the test; saving takes its time
         while not stopped and not os.path.exists(os.path.join(home, "release")):
             time.sleep(0.05)

@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 from airflow.sdk.exceptions import ParamValidationError
 
-from mtc_airflow import params, run_directory
+from mtc_airflow import detached, leftovers, params, run_directory
 from test.dag.conftest import ROOT, wait_for
 
 
@@ -28,16 +28,32 @@ def impatient(dag, monkeypatch):
     return dag
 
 
+def test_a_trainer_that_airflow_has_lost_for_good_is_stopped_at_the_end_of_the_run(tmp_path, monkeypatch):
+    program = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(3)); print('up', flush=True); time.sleep(600)"
+    run_dir = tmp_path / "run"
+    job = detached.start([sys.executable, "-c", program], prefix=run_dir / "logs" / "train", cwd=tmp_path, env=os.environ, owner="o")
+    wait_for(lambda: "up" in (run_dir / "logs" / "train.log").read_text(), "the trainer")
+    assert leftovers.stop(run_dir) == ["train"]
+    assert detached.status(job) == 3
+    assert leftovers.stop(run_dir) == []
+
+
 def test_tasks_follow_each_other_from_validation_to_the_report(dag):
     before = {task.task_id: task.upstream_task_ids for task in dag.tasks}
     assert before == {
         "validate": set(),
-        "fetch_coco": {"validate"},
-        "fetch_snapshot": {"validate"},
-        "preprocess": {"fetch_coco", "fetch_snapshot"},
-        "train": {"preprocess"},
-        "report": {"train"},
+        "fetch.coco": {"validate"},
+        "fetch.snapshot": {"validate"},
+        "preprocess.shards": {"fetch.coco", "fetch.snapshot"},
+        "preprocess.masks": {"preprocess.shards"},
+        "preprocess.merge": {"preprocess.masks"},
+        "train": {"preprocess.merge"},
+        "evaluate": {"train"},
+        "report": {"evaluate"},
+        "clean_up": {"validate", "report"},
     }
+    assert dag.get_task("validate").is_setup
+    assert dag.get_task("clean_up").is_teardown
 
 
 def test_dag_runs_on_request_alone_and_one_run_at_a_time(dag):
@@ -51,6 +67,8 @@ def test_dag_runs_on_request_alone_and_one_run_at_a_time(dag):
 
 def test_all_tasks_are_tried_again_and_training_most(dag):
     assert all(task.retries >= 2 for task in dag.tasks)
+    after_skipped = set(dag.task_ids) - {"validate", "fetch.coco", "fetch.snapshot", "clean_up"}
+    assert {dag.get_task(name).trigger_rule for name in after_skipped} == {"none_failed"}
     assert dag.get_task("train").retries >= 3
 
 
@@ -119,7 +137,7 @@ def test_every_parameter_sets_a_key_that_the_config_has():
     )
     values = {"device": "cpu", "steps": 9, "batch_size": 2, "data_root": "/d/my data #1", "source": "null", "storage_uri": "s3://b/p"}
     values.update(storage_endpoint="http://h:1", snapshot="a: b", set=["data.mix.coco=2"])
-    assert set(values) | {"preset"} == set(params.form())
+    assert set(values) | {"preset", "shards", "notify", "dry_run"} == set(params.form())
     answer = subprocess.run([sys.executable, "-c", program, json.dumps(params.overrides(values))], cwd=ROOT, capture_output=True, text=True)
     assert answer.stdout.strip() == "/d/my data #1 9 null http://h:1 a: b", answer.stderr
 
@@ -136,22 +154,98 @@ def test_a_run_goes_from_the_first_task_to_the_last_in_one_run_directory(dag, st
     started = [start["step"] for start in steps.starts()]
     assert started[0] == "doctor"
     assert set(started[1:3]) == {"fetch_coco", "fetch_snapshot"}
-    assert started[3:] == ["preprocess", "train", "report"]
+    assert started[3:] == ["preprocess", "preprocess", "preprocess", "train", "evaluate", "report"]
+    more = {"train": [["--take-over"]], "preprocess": [["--shard", "1/2"], ["--shard", "2/2"], ["--merge"]]}
     for start in steps.starts():
         told = start["argv"][start["argv"].index("--config") :]
-        more = ["--take-over"] if start["step"] == "train" else []
-        assert told == ["--config", "demo", "--set", "train.steps=5", "--run-dir", str(run_dir), *more]
+        assert told[:6] == ["--config", "demo", "--set", "train.steps=5", "--run-dir", str(run_dir)]
+        assert told[6:] in more.get(start["step"], [[]])
         assert start["cwd"] == str(ROOT)
     assert "step train begins" in (run_dir / "logs" / "train.log").read_text()
 
 
 def test_a_users_mistake_fails_the_task_without_another_try(impatient, steps):
-    steps.plan(preprocess=["user_error"])
+    steps.plan(fetch_coco=["user_error"])
     state, states, _ = ran(impatient)
     assert state == "failed"
-    assert states["preprocess"] == "failed"
+    assert states["fetch.coco"] == "failed"
     assert states["train"] == "upstream_failed"
-    assert len(steps.starts("preprocess")) == 1
+    assert len(steps.starts("fetch_coco")) == 1
+
+
+def test_a_step_whose_work_is_done_is_skipped_and_what_follows_is_not(impatient, steps):
+    steps.plan(fetch_coco=["unchanged"], preprocess=["unchanged"] * 3)
+    state, states, _ = ran(impatient)
+    assert state == "success"
+    assert {name for name, state in states.items() if state == "skipped"} == {"fetch.coco", "preprocess.masks", "preprocess.merge"}
+    assert states["train"] == "success"
+
+
+def test_a_training_that_somebody_stopped_on_the_page_is_not_started_again(impatient, steps):
+    steps.plan(train=["asked"])
+    state, states, _ = ran(impatient)
+    assert (state, states["train"]) == ("failed", "failed")
+    assert len(steps.starts("train")) == 1
+
+
+def test_as_many_shards_as_asked_for_are_made_side_by_side(dag, steps):
+    state, _, _ = ran(dag, shards=3)
+    assert state == "success"
+    told = [start["argv"][start["argv"].index("--run-dir") + 2 :] for start in steps.starts("preprocess")]
+    assert sorted(told[:3]) == [["--shard", "1/3"], ["--shard", "2/3"], ["--shard", "3/3"]]
+    assert told[3:] == [["--merge"]]
+
+
+def test_a_dry_run_changes_everything_but_network_device_and_storage():
+    program = "import json, sys; from mtc import config; c = config.load('coco_body', json.loads(sys.argv[1])); print(json.dumps(config.to_dict(c)))"
+    values = {name: param.value for name, param in params.form().items()}
+    values.update(preset="coco_body", dry_run=True, storage_uri="s3://b/p")
+    answer = subprocess.run(
+        [sys.executable, "-c", program, json.dumps(params.overrides(values))], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    found = json.loads(answer.stdout)
+    assert (found["train"]["only"], found["fetch"]["source"], found["storage"]["uri"]) == (1, "synthetic", "s3://b/p")
+    assert (found["model"]["crop"], found["model"]["stages"], found["train"]["batch_size"]) == (368, 6, 4)
+
+
+def test_a_checkpoint_s_event_says_step_loss_and_place(dag, airflow_database, steps):
+    from airflow.models.asset import AssetEvent
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    steps.plan(train=["trained"])
+    run = dag.test(run_conf={})
+    assert run.state == "success"
+    with create_session() as session:
+        events = session.scalars(select(AssetEvent).where(AssetEvent.source_task_id == "train").order_by(AssetEvent.id)).all()
+    found = events[-1].extra
+    assert (found["step"], found["loss"], found["uploaded"]) == (600, 0.5, "file:///storage/r/checkpoints/step-00000600")
+    assert found["run_dir"] == str(run_directory.run_directory("mtc_train", run.run_id))
+
+
+def test_an_evaluation_is_of_the_checkpoint_that_started_it_or_of_the_one_that_was_asked_for():
+    class Event:
+        extra = {"run_dir": "/runs/a", "uploaded": "s3://b/a/checkpoints/step-00000600", "checkpoint": "/runs/a/checkpoints/step-00000600"}
+
+    values = {name: param.value for name, param in params.evaluation_form().items()}
+    words = params.of_checkpoint({"params": values, "triggering_asset_events": {"mtc_checkpoint": [Event]}})
+    assert words == ["--config", "/runs/a/config.json", "--checkpoint", Event.extra["uploaded"], "--set", "report.samples=4000"]
+    words = params.of_checkpoint({"params": {**values, "checkpoint": "/c", "run_dir": "/r", "set": ["model.crop=64"]}, "triggering_asset_events": {}})
+    assert words == ["--config", "/r/config.json", "--checkpoint", "/c", "--set", "report.samples=4000", "--set", "model.crop=64"]
+    with pytest.raises(params.AirflowFailException, match="there is no checkpoint to evaluate"):
+        params.of_checkpoint({"params": values, "triggering_asset_events": {}})
+
+
+def test_what_a_deployment_sets_reaches_the_dag(monkeypatch):
+    from mtc_airflow import deployment
+
+    assert (deployment.most_runs(), deployment.place_of_training(), deployment.deadline()) == (1, {}, None)
+    for name, value in (("MTC_MAX_RUNS", "4"), ("MTC_TRAIN_QUEUE", "npu"), ("MTC_TRAIN_POOL", "npus"), ("MTC_DEADLINE_HOURS", "36.5")):
+        monkeypatch.setenv(name, value)
+    assert (deployment.most_runs(), deployment.place_of_training()) == (4, {"queue": "npu", "pool": "npus"})
+    assert deployment.deadline().interval == timedelta(hours=36.5)
+    monkeypatch.setenv("MTC_MAX_RUNS", "many")
+    assert deployment.most_runs() == 1
 
 
 def test_a_failure_is_tried_again(impatient, steps):

@@ -301,7 +301,7 @@ def test_a_record_of_an_earlier_try_is_not_taken_for_this_ones(steps, context, t
     steps.plan(train=["fail"])
     with pytest.raises(AirflowException):
         execute(train, context)
-    job = detached.last(run_directory.log_file(steps.runs / "mtc_train" / "r", "train").with_suffix(""))
+    job = detached.last(run_directory.log_prefix(steps.runs / "mtc_train" / "r", "train"))
     assert run_directory.error(job, "train") == "RuntimeError: the disk is on fire"
     assert run_directory.error({**job, "started": job["started"] + 100}, "train") == ""
 

@@ -61,14 +61,19 @@ def routes():
 
 def test_there_is_nothing_but_the_declared_routes():
     assert sorted(routes()) == sorted(
-        [("GET", path) for path in ("/run", "/runs", "/static/{name:path}", "/api/run", "/api/series", "/api/runs", "/api/skeletons", "/sheet", "/report")]
+        [
+            ("GET", path)
+            for path in ("/run", "/runs", "/static/{name:path}", "/api/run", "/api/series", "/api/runs", "/api/skeletons", "/sheet", "/report")
+        ]
         + [("POST", "/api/control")]
     )
 
 
 @pytest.mark.parametrize(("method", "path"), routes())
 def test_no_route_answers_a_stranger(web, method, path):
-    answer = web.request(method, "/mtc" + path.replace("{name:path}", "page.css"), params={**WHO, "step": 10}, json={"action": "stop"}, follow_redirects=False)
+    answer = web.request(
+        method, "/mtc" + path.replace("{name:path}", "page.css"), params={**WHO, "step": 10}, json={"action": "stop"}, follow_redirects=False
+    )
     assert answer.status_code == 401
 
 
@@ -109,7 +114,9 @@ def test_the_list_names_the_run_with_its_curve(web, tokens):
     assert (row["status"], row["step"], row["best"], len(row["spark"])) == ("success", 20, 0.4, 20)
 
 
-@pytest.mark.parametrize("headers", [{"Origin": "http://evil.test"}, {"Sec-Fetch-Site": "cross-site"}, {"Origin": "null"}, {"Sec-Fetch-Site": "same-site"}])
+@pytest.mark.parametrize(
+    "headers", [{"Origin": "http://evil.test"}, {"Sec-Fetch-Site": "cross-site"}, {"Origin": "null"}, {"Sec-Fetch-Site": "same-site"}]
+)
 def test_a_request_from_another_site_is_refused(web, tokens, headers):
     answer = web.post("/mtc/api/control", params=WHO, json={"action": "stop"}, headers={**tokens["admin"], **headers})
     assert answer.status_code == 403

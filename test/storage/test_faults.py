@@ -87,6 +87,13 @@ def test_a_part_that_does_not_get_through_leaves_neither_object_nor_upload(stora
     assert storage.abort_uploads() == 0
 
 
+def test_an_answer_that_lost_its_reason_on_the_way_is_not_taken_for_nothing_there(storage, s3_proxy):
+    always(s3_proxy, "truncate")  # rclone says 404 NoSuchUpload where there never was an upload, in a body that does not arrive
+    for _ in range(10):
+        with pytest.raises(TransientError):
+            storage.abort_uploads()
+
+
 def test_an_object_that_is_cut_is_not_taken_for_a_whole_one(storage, s3_proxy, source, tmp_path):
     storage.write("small", b"data")
     storage.put(str(source), "large")

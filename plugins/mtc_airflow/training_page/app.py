@@ -36,9 +36,6 @@ LIST_SECONDS = 2.0
 ASK_SECONDS = 20
 """How long the command that passes a request on may take."""
 
-# In this interpreter: there may be no training interpreter where the API server is, and the command needs none.
-_CONTROL = "import sys; from tasks import control; sys.exit(control.main())"
-
 _POLICY = "; ".join(
     f"{what}-src 'self'" if source is None else f"{what} {source}"
     for what, source in (
@@ -168,7 +165,7 @@ def _ask(directory: Path, wish: Wish, who: str) -> tuple[int, str]:
         if wish.action == "steps" and (not math.isfinite(wish.value) or wish.value != int(wish.value)):
             return 2, "the last step has to be a whole number"
         words.append(str(int(wish.value)) if wish.action == "steps" else repr(wish.value))
-    command = [sys.executable, "-c", _CONTROL, "--run-dir", str(directory), f"--by={who}", "--wait", "0", *words]
+    command = [sys.executable, "-c", environment.CONTROL, "--run-dir", str(directory), f"--by={who}", "--wait", "0", *words]
     try:
         done = subprocess.run(
             command, cwd=environment.project(), env=environment.clean_environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True,

@@ -115,7 +115,9 @@ def trainer(run_dir: Path) -> dict[str, Any] | None:
 
 def last_step(config: dict[str, Any], requests: list[dict[str, Any]]) -> int | None:
     """Number of the run's last step: what was asked for while it ran, else what the configuration says."""
-    asked = [r for r in requests if r.get("action") == "steps" and r.get("outcome") == "done" and r.get("instead_of") == _get(config, "train", "steps")]
+    asked = [
+        r for r in requests if r.get("action") == "steps" and r.get("outcome") == "done" and r.get("instead_of") == _get(config, "train", "steps")
+    ]
     return _integer(asked[-1]["value"]) if asked else _integer(_get(config, "train", "steps"))
 
 
@@ -201,7 +203,9 @@ def warnings(answer: dict[str, Any], history: History, start: dict[str, Any], en
         found.append(f"the trainer has not finished a step for {quiet / 60:.0f} minutes")
     lowered = [r for r in answer["requests"] if r["action"] == "lr_factor" and r["outcome"] == "done"]
     if lowered and lowered[-1]["value"] != 1:
-        found.append(f"the learning rate is {lowered[-1]['value']} times the schedule's since step {lowered[-1]['step']}, as {lowered[-1]['by']} asked")
+        found.append(
+            f"the learning rate is {lowered[-1]['value']} times the schedule's since step {lowered[-1]['step']}, as {lowered[-1]['by']} asked"
+        )
     return found
 
 

@@ -1,7 +1,7 @@
 """`python -m mtc_airflow.training_page.vendor`: brings the front end's libraries from the npm registry (part of `make setup`).
 
 vendor.json names each package, its version, the digest that the registry publishes for it (Subresource Integrity), and the files that are used. What
-is there already in that version is left alone. Uses the registry of `npm_config_registry`, or the public one; npm itself is not needed.
+is there already in that version is left alone. Uses the registry of NPM_CONFIG_REGISTRY, or the public one; npm itself is not needed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SECONDS = 60
 
 def main() -> int:
     """Bring what is missing; returns the exit code."""
-    registry = os.environ.get("npm_config_registry") or os.environ.get("NPM_CONFIG_REGISTRY") or REGISTRY
+    registry = os.environ.get("NPM_CONFIG_REGISTRY") or REGISTRY
     for name, package in json.loads((HERE / "vendor.json").read_text()).items():
         marker, wanted = FOLDER / name / "VERSION", f"{package['version']} {package['integrity']}\n"
         if marker.is_file() and marker.read_text() == wanted and all((FOLDER / name / Path(f).name).is_file() for f in package["files"]):
