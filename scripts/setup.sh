@@ -38,6 +38,11 @@ reason=
 { [ -z "${MTC_PYTHON_AIRFLOW:-}" ] && airflow=$(interpreter_of .venv); } || airflow=$(find_airflow_python) || fail "$airflow"
 build_venv .venv "$airflow" requirements/airflow-py311.lock -e 800 || fail ".venv could not be made: $reason"
 
+# --- the front end of the Training page
+if ! missing=$(PYTHONPATH=plugins .venv/bin/python -m mtc_airflow.training_page.vendor 2>&1); then
+    echo "The Training page will show tables instead of charts: $(tail -n 1 <<<"$missing"). Run make setup again where the npm registry can be reached."
+fi
+
 # --- the training interpreter: the user's own, else Python 3.7, else the one of Airflow
 own=${MTC_PYTHON:-}
 [ "$own" = "$MTC_HOME/.venv-train/bin/python" ] && own=

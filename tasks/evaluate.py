@@ -4,6 +4,7 @@ Takes the newest good checkpoint of the run directory, or `--checkpoint`: a dire
 to the run directory first. Leaves evaluation.json and evaluation.npz, which `tasks.report` uses where they are of the checkpoint that it reports.
 """
 
+import hashlib
 import os
 import sys
 
@@ -42,8 +43,9 @@ def run(context):
     paths = stored.save(context.run_dir, evaluation, subject(context, checkpoint))
     found, number = evaluation.figures, checkpoints.step_of(checkpoint)
     print("step          {:,}, {} held-out samples".format(number, found["samples"]["held_out"]))
-    for key, title in (("pck", "PCK"), ("auc", "AUC"), ("epe", "EPE")):
-        print("{:<13} {}".format(title, _by_network(found.get(key) or {})))
+    print("PCK           {}".format(_by_network(found.get("pck") or {})))
+    print("AUC           {}".format(_by_network(found.get("auc") or {})))
+    print("EPE, pixels   {}".format(_by_network({name: value and value["mean"] for name, value in (found.get("epe") or {}).items()})))
     figures = {"step": number, "checkpoint": os.path.abspath(checkpoint), "samples": found["samples"]["held_out"]}
     figures.update({key: (found.get(key) or {}).get("trained") for key in ("pck", "auc", "epe")})
     return step.Result(paths, figures)
@@ -74,8 +76,16 @@ def _checkpoint(context):
     if not place.endswith("/checkpoints"):
         raise UserError("--checkpoint {}: there is no such directory; expected …/<run>/checkpoints/step-…".format(wanted))
     root, _, prefix = place[: -len("/checkpoints")].rpartition("/")
+    if not root or not prefix:
+        raise UserError("--checkpoint {}: expected …/<run>/checkpoints/step-…".format(wanted))
     store = storage.open_storage(root, context.config.storage.endpoint, context.config.storage.region)
-    brought = remote.fetch(store, prefix, name, context.run_dir)
+    # In a folder of its own: the run directory may have another checkpoint of this name.
+    folder = os.path.join(context.run_dir, "fetched", files.digest(wanted)[:12])
+    manifest = store.read("{}/checkpoints/{}/{}".format(prefix, name, checkpoints.MANIFEST))
+    there = os.path.join(checkpoints.folder(folder), name, checkpoints.MANIFEST)
+    if os.path.exists(there) and manifest is not None and files.sha256(there) != hashlib.sha256(manifest).hexdigest():
+        checkpoints.remove(os.path.dirname(there))  # of an earlier training of that name
+    brought = remote.fetch(store, prefix, name, folder) if manifest is not None else None
     if brought is None:
         raise UserError("--checkpoint {}: it is not there, or damaged".format(wanted))
     return brought

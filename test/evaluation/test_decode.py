@@ -3,6 +3,7 @@ import pytest
 
 from mtc import upsample
 from mtc.evaluation import decode
+from mtc.skeleton import BODY
 
 SIZE = 96
 
@@ -75,3 +76,36 @@ def test_limbs_that_leave_the_crop_and_joints_that_are_no_numbers_are_read_at_th
     pof = np.ones((1, 12, 12, 3), np.float32)
     for end in ([500, -900], [np.nan, np.nan]):
         assert np.allclose(decode.limb_fields(pof, np.array([[[10, 10], end]], np.float32), [(0, 1)]), 1, atol=1e-5)
+
+
+def test_a_limb_is_lifted_by_the_depth_that_its_field_says():
+    limbs = [(0, 1), (1, 2)]
+    uv = np.array([[[10, 10], [40, 50], [40, 80]]], np.float32)  # 50 and 30 pixels long in the image
+    fields = np.array([[[0.36, 0.48, 0.8], [0.0, 0.6, -0.8]]], np.float32)
+    lifted = decode.lift(uv, fields, limbs)
+    np.testing.assert_array_equal(lifted[0, :, :2], uv[0])
+    np.testing.assert_allclose(lifted[0, :, 2], [0, 50 * 0.8 / 0.6, 50 * 0.8 / 0.6 - 30 * 0.8 / 0.6], rtol=1e-5)
+    np.testing.assert_allclose(decode.lift(uv, 0.3 * fields, limbs), lifted, rtol=1e-5)  # a network's fields are shorter: only the direction counts
+
+
+def test_a_limb_that_points_at_the_camera_stays_finite_and_an_unreached_joint_is_told():
+    uv = np.array([[[10, 10], [11, 10], [5, 5]]], np.float32)
+    lifted = decode.lift(uv, np.array([[[0, 0, 1]]], np.float32), [(0, 1)])
+    assert abs(lifted[0, 1, 2]) <= 4.01
+    assert np.isnan(lifted[0, 2, 2])
+
+
+def test_synthetic_people_come_back_from_their_own_directions():
+    rng = np.random.RandomState(0)
+    xyz = rng.normal(0, 30, (4, 20, 3)).astype(np.float32)
+    limbs = BODY.limbs
+    directions = np.stack([xyz[:, b] - xyz[:, a] for a, b in limbs], axis=1)
+    flat = np.linalg.norm(directions[..., :2], axis=-1) / np.linalg.norm(directions, axis=-1)
+    lifted = decode.lift(xyz[..., :2], directions / np.linalg.norm(directions, axis=-1, keepdims=True), limbs)
+    reached = {limbs[0][0]: True}
+    for k, (a, b) in enumerate(limbs):
+        if b not in reached:
+            reached[b] = reached[a] & (flat[:, k] > 0.25)
+    for joint, good in reached.items():
+        rows = np.broadcast_to(good, 4)
+        np.testing.assert_allclose(lifted[rows, joint, 2], (xyz[:, joint, 2] - xyz[:, limbs[0][0], 2])[rows], rtol=1e-3, atol=1e-2)

@@ -92,14 +92,14 @@ def test_a_last_step_in_the_configuration_that_is_changed_later_counts_again(tra
 @pytest.mark.parametrize("moved", [False, True])
 def test_a_lower_learning_rate_holds_from_the_next_step_on_and_survives_a_crash(small, trained, tmp_path, ask_during, moved):
     ask_during({3: ("lr_factor", 0.5)}, run="straight")
-    straight = trained("train.steps=6", "train.snapshot_every=2", "train.lr=1e-3", run="straight")
+    straight = trained("train.steps=6", "train.snapshot_every=2", "train.lr=1e-3,1e-3", run="straight")
     assert rates(straight) == {1: 1e-3, 2: 1e-3, 3: 1e-3, 4: 5e-4, 5: 5e-4, 6: 5e-4}
 
     def crash():
         raise ZeroDivisionError
 
     ask_during({3: ("lr_factor", 0.5), 5: crash})
-    settings = "train.steps=6", "train.snapshot_every=2", "train.lr=1e-3"
+    settings = "train.steps=6", "train.snapshot_every=2", "train.lr=1e-3,1e-3"
     assert train.main(small(*settings)) == 1
     assert steps_saved(tmp_path / "run")[-1] == 4
     if moved:  # another machine, which has but what the storage has

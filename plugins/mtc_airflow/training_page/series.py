@@ -15,7 +15,7 @@ MOST_POINTS = 2000
 def thin(history: History, points: int, first: int | None = None, last: int | None = None) -> dict[str, Any]:
     """The curves of the steps from `first` to `last` in at most `points` buckets.
 
-    {"steps": [last step of each bucket], "count": steps in all, "<curve>": {"mean": […], "low": […], "high": […]}}; null where a bucket has no number.
+    {"steps": [last step of each bucket], "count": steps in all, "<curve>": {"mean": […], "low": […], "high": […]}}; null: no number.
     """
     with history.lock:
         start = bisect.bisect_left(history.steps, first) if first is not None else 0

@@ -1,0 +1,83 @@
+"""An Airflow of a test's own, started by the command that people start it with."""
+
+import json
+import os
+import subprocess
+import sys
+import urllib.parse
+import urllib.request
+
+import psutil
+
+from mtc_airflow import run_directory
+from test.dag.conftest import ROOT, free_port, make_steps, wait_for
+
+
+class Local:
+    """A `python -m mtc_airflow.local` of its own, with played steps unless its environment names an interpreter."""
+
+    def __init__(self, home, **settings):
+        self.python, self.steps = make_steps(home / "runs")
+        self.port = free_port()
+        ports = {
+            "MTC_PORT": self.port,
+            "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": free_port(),
+            "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": free_port(),
+        }
+        plain = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "MTC_"))}
+        self.environ = {**plain, **{name: str(port) for name, port in ports.items()}, "PYTHONPATH": str(ROOT / "plugins")}
+        self.environ.update(AIRFLOW_HOME=str(home / "airflow"), MTC_RUNS=str(self.steps.runs), MTC_PYTHON=str(self.python))
+        self.environ.update(settings)
+        self.headers = {}
+        self.output = home / "output"
+        with open(self.output, "wb") as output:
+            self.process = subprocess.Popen([sys.executable, "-m", "mtc_airflow.local"], env=self.environ, stdout=output, stderr=output)
+
+    def wait_until_ready(self):
+        wait_for(lambda: self.process.poll() is not None or "Airflow is ready" in self.output.read_text(), "Airflow", 300)
+        assert self.process.poll() is None, self.output.read_text()
+
+    def processes(self):
+        """Every process that has this Airflow's home in its environment."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("AIRFLOW_HOME") == self.environ["AIRFLOW_HOME"] and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                pass
+        return found
+
+    def end(self, number):
+        """Send a signal and return the exit code; nothing may be left."""
+        self.process.send_signal(number)
+        code = self.process.wait(90)
+        assert self.processes() == []
+        return code
+
+    def rest(self, method, path, body=None):
+        """Ask the REST API."""
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", method=method, data=data)
+        for name, value in {"Content-Type": "application/json", **self.headers}.items():
+            request.add_header(name, value)
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as answer:
+            return json.load(answer)
+
+    def trigger(self, run_id, **conf):
+        self.rest("POST", "/api/v2/dags/mtc_train/dagRuns", {"dag_run_id": run_id, "logical_date": None, "conf": conf})
+
+    def start_training(self, run_id):
+        """Trigger a run whose training goes on until it is stopped; return the process id of the training."""
+        before = len(self.steps.starts("train"))
+        self.steps.plan(train=["ok"] * before + ["wait"])
+        self.trigger(run_id)
+        return wait_for(lambda: self.steps.starts("train")[before:], "the training", 120)[0]["pid"]
+
+    def state(self, run_id, task=None):
+        """The state of a run or of one of its tasks."""
+        path = f"/api/v2/dags/mtc_train/dagRuns/{urllib.parse.quote(run_id)}" + (f"/taskInstances/{task}" if task else "")
+        return self.rest("GET", path)["state"]
+
+    def run_dir(self, run_id):
+        return self.steps.runs / "mtc_train" / run_directory.run_directory("mtc_train", run_id).name
