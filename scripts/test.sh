@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Runs all test suites and ends with one line that sums them up; `make test`. Arguments go to pytest.
 #
-# test/ without test/dag runs on every training environment, side by side where there are two (each keeps one core busy), then test/dag (about Airflow) in
-# .venv. Counts come from pytest's own JUnit files; a suite that leaves none (a crash of the interpreter) counts as one failure.
+# test/ without test/dag runs on every training environment, test/dag (about Airflow) in .venv, all side by side: each keeps a core busy at most, and
+# test/dag waits most of the time. Counts come from pytest's own JUnit files; a suite that leaves none (a crash of the interpreter) counts as one failure.
 set -uo pipefail
 cd -- "$MTC_HOME" || exit 1
 
@@ -15,8 +15,8 @@ else
     folder=$(mktemp -d)
 fi
 trap 'rm -rf "$folder"' EXIT
-trap 'kill -KILL -- "-$(cat "$folder/pid" 2>/dev/null)" 2>/dev/null; exit 130' INT TERM # tests have handlers of their own for the gentle signals
-beside=() # what the suite in the background is started with: a process group of its own, which its servers are in, too
+trap 'for pid in "$folder"/*.pid; do kill -KILL -- "-$(cat "$pid")" 2>/dev/null; done; exit 130' INT TERM # tests handle the gentle signals themselves
+beside=() # what a suite in the background is started with: a process group of its own, which its servers are in, too
 
 # count REPORT KIND: a number from the suite's JUnit file; Python 3.7 writes its attributes in another order than newer ones.
 count() {
@@ -62,26 +62,32 @@ if [ "$MTC_PYTHON" = "$MTC_HOME/.venv-train/bin/python" ]; then
 else
     first="training on MTC_PYTHON=$MTC_PYTHON"
 fi
-second=
-if [ -f .venv-train2/.mtc-tests ]; then
-    second="training on $(versions_of .venv-train2)"
-    beside=(setsid bash -c 'echo $$ >"$0"; exec "$@"' "$folder/pid")
-    suite second "$MTC_HOME/.venv-train2/bin/python" test --ignore=test/dag "$@" >"$folder/second.txt" 2>&1 &
+# in_background NAME PYTHON PYTEST-ARGUMENTS...: its output goes to $folder/NAME.txt
+in_background() {
+    beside=(setsid bash -c 'echo $$ >"$0"; exec "$@"' "$folder/$1.pid")
+    suite "$@" >"$folder/$1.txt" 2>&1 &
     beside=()
+}
+
+airflow="Airflow $(versions_of .venv)"
+in_background airflow "$MTC_HOME/.venv/bin/python" test/dag "$@"
+second=
+export MTC_CRASH_CYCLES=50 # of the test suites together
+if [ -f .venv-train2/.mtc-tests ]; then
+    export MTC_CRASH_CYCLES=25
+    second="training on $(versions_of .venv-train2)"
+    in_background second "$MTC_HOME/.venv-train2/bin/python" test --ignore=test/dag "$@"
 fi
-printf '\n--- %s%s\n' "$first" "${second:+ (beside it: $second)}"
+printf '\n--- %s (beside it: %s%s)\n' "$first" "$airflow" "${second:+; $second}"
 suite first "$MTC_PYTHON" test --ignore=test/dag "$@"
 tally first "$first"
-if [ -n "$second" ]; then
-    printf '\n--- %s\n' "$second"
-    wait
-    cat "$folder/second.txt"
-    tally second "$second"
-fi
-airflow="Airflow $(versions_of .venv)"
-printf '\n--- %s\n' "$airflow"
-suite airflow "$MTC_HOME/.venv/bin/python" test/dag "$@"
-tally airflow "$airflow"
+wait
+for name in ${second:+second} airflow; do
+    [ $name = airflow ] && title=$airflow || title=$second
+    printf '\n--- %s\n' "$title"
+    cat "$folder/$name.txt"
+    tally $name "$title"
+done
 
 printf '\n%s\n' "$summary"
 [ $((passed + failed)) -gt 0 ] || { echo "no test ran"; failed=1; }

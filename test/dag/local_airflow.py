@@ -1,5 +1,6 @@
 """An Airflow of a test's own, started by the command that people start it with."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -28,24 +29,35 @@ class Local:
         self.environ = {**plain, **{name: str(port) for name, port in ports.items()}, "PYTHONPATH": str(ROOT / "plugins")}
         self.environ.update(AIRFLOW_HOME=str(home / "airflow"), MTC_RUNS=str(self.steps.runs), MTC_PYTHON=str(self.python))
         self.environ.update(settings)
-        self.headers = {}
+        self.headers, self._sessions = {}, set()
         self.output = home / "output"
+        self.start()
+
+    def start(self):
+        """Start it, again after `kill_all`."""
         with open(self.output, "wb") as output:
             self.process = subprocess.Popen([sys.executable, "-m", "mtc_airflow.local"], env=self.environ, stdout=output, stderr=output)
+
+    def kill_all(self):
+        """Kill every process of Airflow, as if the machine's supervisor had gone mad; the commands of steps are none of them."""
+        for process in self.processes():
+            process.kill()
+        self.process.wait()
 
     def wait_until_ready(self):
         wait_for(lambda: self.process.poll() is not None or "Airflow is ready" in self.output.read_text(), "Airflow", 300)
         assert self.process.poll() is None, self.output.read_text()
 
     def processes(self):
-        """Every process that has this Airflow's home in its environment."""
+        """Every process of this Airflow: the command itself, and the session that it has started Airflow in."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            self._sessions |= {child.pid for child in psutil.Process(self.process.pid).children()}
         found = []
         for process in psutil.process_iter():
-            try:
-                if process.environ().get("AIRFLOW_HOME") == self.environ["AIRFLOW_HOME"] and process.status() != psutil.STATUS_ZOMBIE:
+            with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+                ours = process.pid == self.process.pid or os.getsid(process.pid) in self._sessions
+                if ours and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                pass
         return found
 
     def end(self, number):
