@@ -52,10 +52,13 @@ async function tick() {
 }
 document.addEventListener('visibilitychange', () => document.hidden || tick());
 
+let loads = 0;
 async function load() {
+  const mine = ++loads;
   const part = range ? `&first=${range[0]}&last=${range[1]}` : '';
   const wanted = [run, ...others.keys()].map((id) => get(`api/series?${about(id)}&points=${POINTS}${part}`));
   const [own, ...rest] = await Promise.all(wanted);
+  if (mine !== loads) return; // something else was asked for meanwhile
   curves = own;
   [...others.values()].forEach((other, i) => { other.series = rest[i]; });
   drawnStep = now.step;
@@ -203,16 +206,20 @@ const positive = (values, log) => (log ? values.map((v) => (v > 0 ? v : null)) :
 const sum = (a, b) => a.map((v, i) => (v === null || b[i] === null ? null : v + b[i]));
 
 function zoom(to) {
-  range = to;
   $('first').value = to ? to[0] : '';
   $('last').value = to ? to[1] : '';
+  look(to);
+}
+
+function look(at) {
+  range = at;
   load().then(drawCharts, () => tick());
 }
 
 function typedRange() {
   const [first, last] = [Number($('first').value) || 1, Number($('last').value) || now?.last_step || 1];
-  if (!$('first').value && !$('last').value) zoom(null);
-  else if (last > first) zoom([first, last]);
+  if (!$('first').value && !$('last').value) look(null);
+  else if (last > first) look([first, last]);
 }
 
 // ---- pictures, checkpoints, report
@@ -308,7 +315,6 @@ $('confirm-no').addEventListener('click', () => $('confirm').close());
 $('lr-form').addEventListener('submit', (event) => { event.preventDefault(); ask('lr_factor', Number($('lr').value)); });
 $('steps-form').addEventListener('submit', (event) => { event.preventDefault(); ask('steps', Number($('steps').value)); });
 $('view').addEventListener('submit', (event) => { event.preventDefault(); typedRange(); });
-for (const id of ['first', 'last']) $(id).addEventListener('change', typedRange);
 $('reset').addEventListener('click', () => zoom(null));
 for (const id of ['smoothing', 'log', 'published']) $(id).addEventListener('input', () => {
   $('smoothing-value').textContent = Number($('smoothing').value).toFixed(2);
