@@ -1,8 +1,9 @@
 """Uploads checkpoints beside the training loop: one thread, one queue on disk, no step ever waits.
 
 A checkpoint goes to `<prefix>/checkpoints/<name>/`, its MANIFEST.json last, so that a remote checkpoint with a manifest is a whole one, and then
-`<prefix>/latest.json` points at it. Both are written conditionally, and only while the lease on the prefix is held: a trainer that was taken over
-while it slept cannot turn back what its successor has written. The queue (`mtc.storage.upload_queue`) survives the process, so an upload goes on
+`<prefix>/latest.json` points at it. They, and what is not a weight, are written on the condition that nobody else has since they were looked at, and only
+while the lease on the prefix is held: a trainer that was taken over while it slept, even in the middle of a request, cannot turn back what its
+successor has written. (A file of weights that it was sending may still arrive; in deterministic mode it has the same bytes.) The queue (`mtc.storage.upload_queue`) survives the process, so an upload goes on
 where a killed one was; what the killed one left half sent in the storage is aborted. Errors that may pass are retried for as long as the trainer
 runs; what only a person can mend fails at once, is told, and is tried again by the next trainer of the run. Nothing here is raised into the training
 loop but `TakenOver`.
@@ -25,6 +26,14 @@ _LOOKS = 5
 """Tries to see what is in the storage already: without it, what is sent is found there or not."""
 
 MANIFEST, LATEST, FOLDER = "MANIFEST.json", "latest.json", "checkpoints"
+
+_WEIGHTS = "model"
+"""Beginning of the names of a bundle's files."""
+_SMALL = 1 << 22
+"""Bytes up to which a file is written in one conditional request."""
+
+WITHDRAWN = b"{}"
+"""What stands in the place of a manifest that must not vouch any more, until the next is written: unlike a removal, that can be conditional."""
 
 
 class _Damaged(Exception):
@@ -199,13 +208,13 @@ class Uploader:
             problem = self._problem(directory)
             if problem:
                 raise _Damaged(problem)
-            if remote is not None:
+            if remote not in (None, WITHDRAWN):
                 # The manifest of another checkpoint of this name must not vouch for a mixture of old and new files.
-                self._storage.delete(folder + "/" + MANIFEST)
-                version = ""
+                version = self._write(folder + "/" + MANIFEST, WITHDRAWN, version)
             sent = self._queue.sent(name)
             for file_name in sorted(set(sizes) - sent):
-                self._put(os.path.join(directory, file_name), folder + "/" + file_name)
+                send = self._put if file_name.startswith(_WEIGHTS) else self._send
+                send(os.path.join(directory, file_name), folder + "/" + file_name)
                 sent.add(file_name)
                 self._queue.set_sent(name, sent)
             self._check_arrival(name, folder, sizes, sent)
@@ -215,8 +224,20 @@ class Uploader:
         self._queue.finish(name, UPLOADED)
         for extra, path in sorted(self._extras.items()):
             if os.path.isfile(path):
-                self._put(path, self._key(extra))
+                self._send(path, self._key(extra))
         return {"step": step, "uri": self._storage.url(folder), "bytes": sum(sizes.values()), "skipped": remote == manifest}
+
+    def _send(self, path, key):
+        """Send a file: a small one on the condition that nobody else has, a large one until the lease is lost. Errors: Conflict."""
+        if os.path.getsize(path) > _SMALL:
+            return self._put(path, key)
+        with open(path, "rb") as f:
+            data = f.read()
+        self._lease.confirm()
+        there, version = self._storage.read_versioned(key)
+        if there != data:
+            self._lease.confirm()
+            self._write(key, data, version)
 
     def _put(self, path, key):
         """Send a file, and abandon it where the lease is lost meanwhile, be it in a sleep of this machine."""
@@ -258,8 +279,8 @@ class Uploader:
         self._write(key, (json.dumps(pointer, sort_keys=True) + "\n").encode("utf-8"), version)
 
     def _write(self, key, data, version):
-        """Write where nobody else has written since `version` was read. Errors: Conflict."""
-        self._storage.write(key, data, expected=version if self._storage.honours_conditions() else None)
+        """Write where nobody else has written since `version` was read; return the new version. Errors: Conflict."""
+        return self._storage.write(key, data, expected=version if self._storage.honours_conditions() else None)
 
     def _remove_superfluous(self, newest):
         """Apply the storage's retention to what is not newer than the step just sent: what is newer was passed over as damaged, and pushes out
@@ -327,8 +348,8 @@ def run_of(storage, prefix):
 def remote_names(storage, prefix):
     """Return the names of all checkpoints in the storage that have a manifest, in ascending order of steps."""
     folder = join_key(prefix, FOLDER)
-    keys = storage.sizes(folder)
-    return sorted((key.split("/")[-2] for key in keys if key.endswith("/" + MANIFEST)), key=step_of)
+    found = storage.sizes(folder).items()
+    return sorted((key.split("/")[-2] for key, size in found if key.endswith("/" + MANIFEST) and size > len(WITHDRAWN)), key=step_of)
 
 
 def remove(storage, prefix, name, confirm=lambda: None):

@@ -37,7 +37,9 @@ class Place(NamedTuple):
             name, _, part = key[len(folder) :].partition("/")
             number = uploader.step_of(name)
             if part and name == checkpoints.name_of(number):
-                found.setdefault(number, {})[part] = size
+                parts = found.setdefault(number, {})
+                if part != checkpoints.MANIFEST or size > len(uploader.WITHDRAWN):
+                    parts[part] = size
         return found
 
     def read(self, number, part):

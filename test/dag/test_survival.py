@@ -57,19 +57,16 @@ def tries(airflow, run_id):
     return airflow.rest("GET", f"/api/v2/dags/mtc_train/dagRuns/{run_id}/taskInstances/train")["try_number"]
 
 
-def task_processes(airflow):
-    """(task runner, its supervisor) of the running task."""
-
-    def running():
-        return [p for p in named(airflow, "airflow worker -- ") if "LocalExecutor" not in p.cmdline()[0]]
-
-    runner = wait_for(running, "the task's process", 60)[0]
+def task_processes(trainer):
+    """(task runner, its supervisor) of the task that has started a trainer, by way of a shell that keeps its exit code."""
+    runner = psutil.Process(trainer).parent().parent()
+    assert "airflow worker" in " ".join(runner.cmdline())
     return runner, runner.parent()
 
 
 def test_a_killed_task_process_costs_a_try_and_no_step(airflow):
     pid = airflow.start_training("runner")
-    runner, _ = task_processes(airflow)
+    runner, _ = task_processes(pid)
     runner.kill()
     wait_for(lambda: tries(airflow, "runner") == 2, "another try", 120)
     let_it_end(airflow, "runner", pid)
@@ -101,7 +98,7 @@ def test_airflow_that_is_killed_and_started_again_follows_the_trainer_that_ran_o
 
 def test_a_killed_supervisor_costs_a_try_and_no_step(airflow):
     pid = airflow.start_training("supervisor")
-    runner, supervisor = task_processes(airflow)
+    runner, supervisor = task_processes(pid)
     supervisor.kill()
     runner.kill()
     wait_for(lambda: tries(airflow, "supervisor") == 2, "another try", 300)

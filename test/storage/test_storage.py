@@ -5,21 +5,12 @@ import fcntl
 import os
 import threading
 import tracemalloc
-import uuid
 
 import boto3
 import pytest
 
 from mtc.errors import TakenOver, UserError
 from mtc.storage import Conflict, TransientError, local, open_storage, split_uri, without_credentials
-
-
-@pytest.fixture(params=["file", "s3-conditional"])
-def conditional(request, tmp_path):
-    """Open, again and again, a storage that honours conditions."""
-    uri = str(tmp_path / "store") if request.param == "file" else "s3://bucket/" + uuid.uuid4().hex
-    endpoint = "" if request.param == "file" else request.getfixturevalue("s3_proxy").url
-    return lambda: open_storage(uri, endpoint=endpoint)
 
 
 def test_what_is_written_is_read_back(storage):

@@ -45,7 +45,11 @@ def checkpoint(folder, step, weights=b"weights"):
     """Write a checkpoint directory as the training loop does; return its path."""
     path = folder / "step-{:08d}".format(step)
     path.mkdir(parents=True, exist_ok=True)
-    for name, data in (("model.index", b"index"), ("model.data-00000-of-00001", weights), ("state.json", json.dumps({"step": step}).encode())):
+    for name, data in (
+        ("model.index", b"index"),
+        ("model.data-00000-of-00001", weights),
+        ("state.json", json.dumps({"step": step, "of": weights.decode("latin-1")}).encode()),
+    ):
         (path / name).write_bytes(data)
     listed = {f.name: {"bytes": f.stat().st_size, "sha256": files.sha256(str(f))} for f in sorted(path.iterdir()) if f.name != "MANIFEST.json"}
     files.write_json(str(path / "MANIFEST.json"), {"v": 1, "step": step, "files": listed})
@@ -53,7 +57,7 @@ def checkpoint(folder, step, weights=b"weights"):
 
 
 class Wrapped:
-    """A storage that records what is stored, and does something of the test's before each put."""
+    """A storage that records what is stored, and does something of the test's before each file of a checkpoint."""
 
     def __init__(self, storage, before_put=lambda key: None):
         self.storage, self.before_put, self.stored = storage, before_put, []
@@ -64,6 +68,8 @@ class Wrapped:
         self.stored.append(key)
 
     def write(self, key, data, expected=None):
+        if key.endswith("/state.json"):
+            self.before_put(key)
         version = self.storage.write(key, data, expected=expected)
         self.stored.append(key)
         return version
@@ -141,7 +147,34 @@ def test_while_a_changed_checkpoint_is_sent_no_manifest_vouches_for_it(start, tm
     for weights in (b"a", b"b"):
         uploader.submit(checkpoint(tmp_path, 1, weights=weights))
         uploader.wait()
-    assert seen == [None] * 6
+    assert seen == [None] * 3 + [b"{}"] * 3
+    assert remote_names(storage, "") == ["step-00000001"]
+
+
+@pytest.mark.parametrize("part", ["state.json", "MANIFEST.json"])
+def test_a_trainer_that_slept_in_the_middle_of_a_write_does_not_spoil_what_its_successor_has_written(conditional, start, tmp_path, part):
+    """It had looked before it slept, its lease too; the request itself goes out after the successor's."""
+    key, storage = "p/checkpoints/step-00000001/" + part, conditional()
+
+    class Sleeps(Wrapped):
+        def write(self, written, data, expected=None):
+            if written == key and not self.stored.count("slept"):
+                self.stored.append("slept")
+                successor = start(conditional(), "p", queue_path=str(tmp_path / "successor.json"))
+                successor.submit(checkpoint(tmp_path / "successor", 1, weights=b"WEIGHTS"))
+                assert successor.wait()
+                found.append(storage.read(key))
+            return Wrapped.write(self, written, data, expected)
+
+    def note(kind, **facts):
+        conflicts.append((kind, storage.read(key)))
+        told.set()
+
+    found, conflicts, told = [], [], threading.Event()
+    sleeper = start(Sleeps(storage), "p", on_event=note, pause=1000)
+    sleeper.submit(checkpoint(tmp_path / "sleeper", 1, weights=b"weights"))
+    told.wait()
+    assert conflicts[0] == ("retry", found[0])
 
 
 def test_a_late_upload_of_an_old_checkpoint_does_not_turn_latest_back(storage, start, tmp_path):
