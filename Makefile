@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup demo airflow test lint parity bench crash stall lock clean
+.PHONY: help setup demo airflow test lint parity bench crash stall pictures lock clean
 
 ENV := source scripts/env.sh &&
 GOLDEN ?= ../shared/golden
@@ -44,6 +44,10 @@ crash: ## kill trainers a thousand times, in 40 minutes, and check that nothing 
 stall: ## what a checkpoint costs the step loop, at full size, in 3 minutes
 	@scripts/setup.sh --tests
 	@$(ENV) "$$MTC_PYTHON" -m benchmarks.stall $(ARGS)
+
+pictures: ## take the pictures of docs/ in a browser (needs Chromium), while a training runs
+	@scripts/setup.sh --tests
+	@$(ENV) MTC_PICTURES="$$MTC_HOME/docs" .venv/bin/python -m pytest -q test/dag/test_browser.py
 
 lock: ## renew requirements/*.lock from requirements.txt (needs Python 3.11 and 3.7)
 	@scripts/lock.sh

@@ -1,12 +1,12 @@
 """Uploads checkpoints beside the training loop: one thread, one queue on disk, no step ever waits.
 
 A checkpoint goes to `<prefix>/checkpoints/<name>/`, its MANIFEST.json last, so that a remote checkpoint with a manifest is a whole one, and then
-`<prefix>/latest.json` points at it. They, and what is not a weight, are written on the condition that nobody else has since they were looked at, and only
-while the lease on the prefix is held: a trainer that was taken over while it slept, even in the middle of a request, cannot turn back what its
-successor has written. (A file of weights that it was sending may still arrive; in deterministic mode it has the same bytes.) The queue (`mtc.storage.upload_queue`) survives the process, so an upload goes on
-where a killed one was; what the killed one left half sent in the storage is aborted. Errors that may pass are retried for as long as the trainer
-runs; what only a person can mend fails at once, is told, and is tried again by the next trainer of the run. Nothing here is raised into the training
-loop but `TakenOver`.
+`<prefix>/latest.json` points at it. They, and what is not a weight, are written on the condition that nobody else has since they were looked at, and
+only while the lease on the prefix is held: a trainer that was taken over while it slept, even in the middle of a request, cannot turn back what its
+successor has written. (A file of weights that it was sending may still arrive; in deterministic mode it has the same bytes.) The queue
+(`mtc.storage.upload_queue`) survives the process, so an upload goes on where a killed one was; what the killed one left half sent in the storage is
+aborted. Errors that may pass are retried for as long as the trainer runs; what only a person can mend fails at once, is told, and is tried again by
+the next trainer of the run. Nothing here is raised into the training loop but `TakenOver`.
 """
 
 import json
