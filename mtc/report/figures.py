@@ -50,6 +50,7 @@ def collect(config, history, evaluation_figures, rows):
         "skipped": {"count": int(history.skipped.sum()), "steps": [_fault(line) for _, line in sorted(history.faults.items())[:MOST_NAMED]]},
         "non_finite": _fault(history.non_finite) if history.non_finite else None,
         "bad_samples": bad_samples(history),
+        "requests": [{key: line.get(key) for key in ("step", "by", "action", "value")} for line in history.controls],
         "averaged": bool(config.train.ema),
         "checkpoints": rows,
         "config": configuration.to_dict(config),

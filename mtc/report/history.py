@@ -15,7 +15,7 @@ from mtc import files
 from mtc.errors import UserError
 
 VERSION = 1
-KINDS = ("start", "train", "checkpoint", "upload", "upload_removed", "evaluation", "skipped", "bad_sample", "non_finite", "end")
+KINDS = ("start", "train", "checkpoint", "upload", "upload_removed", "evaluation", "skipped", "bad_sample", "non_finite", "control", "end")
 """Lines of other kinds say nothing that the report shows."""
 
 COLUMNS = ("loss", "loss_2d", "loss_pof", "baseline_2d", "baseline_pof", "lr", "seconds", "waited")
@@ -46,6 +46,8 @@ class History(NamedTuple):
     """The line of each step that was skipped: where its batch is."""
     bad_samples: List[Dict[str, Any]]
     """The line of each sample that could not be used and was replaced; each sample once."""
+    controls: List[Dict[str, Any]]
+    """What was asked for while it trained, and done: a line each, in order. A later start takes none of them back."""
     non_finite: Optional[Dict[str, Any]]
     """The line of the step whose loss or gradient ended the last start, or None."""
     end: Optional[Dict[str, Any]]
@@ -60,7 +62,7 @@ def read(path):
     """Return the `History` of a metrics.jsonl. Errors: UserError where there is none, it is of a later version, or holds no step."""
     rows, first, skipped, starts = [], [], [], []
     checkpoints, uploads, removed, evaluations, faults, bad = {}, {}, {}, {}, {}, {}
-    end, non_finite, expect_first, repeated, damaged, torn = None, None, True, 0, 0, False
+    controls, end, non_finite, expect_first, repeated, damaged, torn = [], None, None, True, 0, 0, False
     for line in _lines(path):
         damaged += torn  # a bad line is the torn last one only as long as none follows
         record = _parse(line)
@@ -113,6 +115,8 @@ def read(path):
             bad.setdefault((record.get("source"), record.get("name")), record)
         elif kind == "non_finite":
             non_finite = record
+        elif kind == "control":
+            controls.append(record)
         elif kind == "end":
             end = record
     if not rows:
@@ -131,6 +135,7 @@ def read(path):
         evaluations=evaluations,
         faults=faults,
         bad_samples=list(bad.values()),
+        controls=controls,
         non_finite=non_finite,
         end=end,
         repeated=repeated,

@@ -100,6 +100,11 @@ def notes(figures):
     if steps["starts"] > 1:
         again = " {:,} steps after the last checkpoint were trained again.".format(steps["repeated"]) if steps["repeated"] else ""
         found.append("Training was started {} times; the first step of each start does not count in the throughput.{}".format(steps["starts"], again))
+    lasting = {"steps": "another last step, {:,}", "lr_factor": "{:g} times the scheduled learning rate"}
+    for asked in figures["requests"]:
+        if asked["action"] in lasting:
+            text = "After step {:,}, {} asked for {}."
+            found.append(text.format(asked["step"], asked["by"] or "somebody", lasting[asked["action"]].format(asked["value"])))
     if figures.get("evaluated_step") is not None:
         averages = ", of the moving averages of its weights (train.ema={:g})".format(figures["config"]["train"]["ema"]) if figures["averaged"] else ""
         found.append("Held-out figures are of the checkpoint of step {:,}{}.".format(figures["evaluated_step"], averages))

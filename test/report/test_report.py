@@ -128,9 +128,11 @@ def test_the_same_run_gives_the_same_bytes_and_an_unchanged_one_is_left_alone(ru
     world(fake_run.config(), count=8, training=8, checkpoint=fake_run.finished(run_dir))
     make_report(run_dir)
     first = {name: read(run_dir, name) for name in ("report.html", "report.md", "report.json")}
-    record = read(run_dir, "steps/report.json")
+    record = json.loads(read(run_dir, "steps/report.json"))
     assert make_report(run_dir)[0] == 0
-    assert read(run_dir, "steps/report.json") == record
+    again = json.loads(read(run_dir, "steps/report.json"))
+    assert "inputs and outputs are as the last run left them" in again.pop("unchanged")["reason"]
+    assert again == record
     os.remove(os.path.join(run_dir, "report.html"))
     make_report(run_dir)
     assert {name: read(run_dir, name) for name in first} == first
@@ -428,3 +430,18 @@ def test_averages_of_the_weights_are_named_where_they_are_evaluated(run_dir, wor
     assert any("moving averages of its weights (train.ema=0.99)" in note for note in found["notes"])
     for name in ("report.html", "report.md"):
         assert "The trained network has the moving averages of its weights" in read(run_dir, name)
+
+
+def test_what_was_asked_for_while_it_trained_is_told(run_dir, world):
+    def asked(step, action, value=None):
+        return {"v": 1, "kind": "control", "step": step, "by": "alice", "action": action, "value": value}
+
+    after = {10: [asked(10, "save")], 20: [asked(20, "lr_factor", 0.5)], 30: [asked(30, "steps", 60)]}
+    world(fake_run.config(), checkpoint=fake_run.finished(run_dir, after=after))
+    found = make_report(run_dir)[1]
+    assert [request["action"] for request in found["requests"]] == ["save", "lr_factor", "steps"]
+    told = [note for note in found["notes"] if "alice" in note]
+    assert told == [
+        "After step 20, alice asked for 0.5 times the scheduled learning rate.",
+        "After step 30, alice asked for another last step, 60.",
+    ]
