@@ -40,9 +40,11 @@ class Local:
 
     def kill_all(self):
         """Kill every process of Airflow, as if the machine's supervisor had gone mad; the commands of steps are none of them."""
-        for process in self.processes():
+        found = self.processes()
+        for process in found:
             process.kill()
         self.process.wait()
+        psutil.wait_procs(found, 30)
 
     def wait_until_ready(self):
         wait_for(lambda: self.process.poll() is not None or "Airflow is ready" in self.output.read_text(), "Airflow", 300)

@@ -233,6 +233,10 @@ def test_the_report_stands_on_the_page_of_a_finished_run(chromium, airflow, run_
     wait_for(lambda: airflow.state(run_id) in ("success", "failed"), "the end of the run", 240)
     assert airflow.state(run_id) == "success"
     with window(chromium, airflow) as page:
+        page.goto(f"/dags/mtc_train/runs/{run_id.replace('+', '%2B')}")
+        for name in ("fetch", "preprocess"):
+            page.get_by_role("button", name=name).first.click() if PICTURES else None
+        picture(page, "airflow.png")
         inside = tab(page, run_id)
         expect(inside.locator("#report-frame")).to_be_visible()
         expect(inside.frame_locator("#report-frame").locator("h1").first).to_be_visible()

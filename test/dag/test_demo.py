@@ -31,7 +31,8 @@ def test_demo_shows_every_step_and_ends_with_the_report(demo, steps):
     order = [line.split()[0] for line in output.splitlines() if " done " in line]
     assert order[0] == "validate"
     assert sorted(order[1:3]) == ["fetch_coco", "fetch_snapshot"]
-    assert order[3:] == ["preprocess", "train", "report"]
+    assert sorted(order[3:5]) == ["preprocess_masks_0", "preprocess_masks_1"]
+    assert order[5:] == ["preprocess_merge", "train", "evaluate", "report"]
     assert "report.html" in output
     assert "PCK@0.1           0.500" in output
     assert "12.5 images/s" in output
@@ -71,5 +72,6 @@ def test_the_whole_job_runs_on_real_parts(whole_job):
     assert set(report["pck"]) >= {"trained", "untrained", "mean_pose"}
     assert report["loss"]["last_mean"] > 0
     made = {path.stem for path in (whole_job.run_dir / "steps").glob("*.json")}
-    assert made == {"doctor", "fetch_coco", "fetch_snapshot", "preprocess", "train", "report"}
+    shards = {"preprocess_shard_1_of_2", "preprocess_shard_2_of_2"}
+    assert made == {"doctor", "fetch_coco", "fetch_snapshot", *shards, "preprocess", "train", "evaluate", "report"}
     assert list(whole_job.server.rglob("MANIFEST.json"))
