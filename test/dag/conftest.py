@@ -33,7 +33,8 @@ def free_port():
         return s.getsockname()[1]
 
 
-for name in [name for name in os.environ if name.startswith(("AIRFLOW", "MTC_"))]:
+KEPT = ("MTC_PICTURES", "MTC_AWAY_SECONDS")  # meant for the tests themselves
+for name in [name for name in os.environ if name.startswith(("AIRFLOW", "MTC_")) and name not in KEPT]:
     del os.environ[name]
 os.environ.update(
     AIRFLOW_HOME=str(HOME / "airflow"),

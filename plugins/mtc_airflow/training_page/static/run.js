@@ -269,7 +269,7 @@ function checkpoints() {
       element('td', {className: 'number'}, whole(row.step)), element('td', {className: 'number'}, number(row.score)), element('td', {className: 'number'}, bytes(row.bytes)),
       element('td', {className: 'number'}, Number.isFinite(row.seconds) ? `${number(row.seconds, 2)} s` : '–'), element('td', {className: 'number'}, Number.isFinite(row.stalled) ? `${number(row.stalled, 2)} s` : '–'),
       element('td', {}, state(row.state), row.reason ? element('div', {className: 'quiet'}, row.reason) : null),
-      element('td', {}, where ? element('code', {}, where) : '', where ? copyButton(where, row.step) : ''));
+      element('td', {}, where ? copyButton(where, row.step) : '', where ? element('code', {}, where) : ''));
   }));
 }
 
@@ -280,7 +280,7 @@ function copyButton(text, step) {
       await navigator.clipboard.writeText(text);
       button.textContent = 'Copied';
     } catch { // no clipboard without https: select it, so that Ctrl-C does
-      getSelection().selectAllChildren(button.previousSibling);
+      getSelection().selectAllChildren(button.nextSibling);
       button.textContent = 'Selected: Ctrl-C';
     }
     setTimeout(() => { button.textContent = 'Copy'; }, 2500);
