@@ -79,12 +79,9 @@ def _checkpoint(context):
     if not root or not prefix:
         raise UserError("--checkpoint {}: expected …/<run>/checkpoints/step-…".format(wanted))
     store = storage.open_storage(root, context.config.storage.endpoint, context.config.storage.region)
-    # In a folder of its own: the run directory may have another checkpoint of this name.
-    folder = os.path.join(context.run_dir, "fetched", files.digest(wanted)[:12])
     manifest = store.read("{}/checkpoints/{}/{}".format(prefix, name, checkpoints.MANIFEST))
-    there = os.path.join(checkpoints.folder(folder), name, checkpoints.MANIFEST)
-    if os.path.exists(there) and manifest is not None and files.sha256(there) != hashlib.sha256(manifest).hexdigest():
-        checkpoints.remove(os.path.dirname(there))  # of an earlier training of that name
+    # In a folder of its own: the run directory, or an earlier training of that name, may have another checkpoint of this name.
+    folder = os.path.join(context.run_dir, "fetched", hashlib.sha256(manifest or b"").hexdigest()[:12])
     brought = remote.fetch(store, prefix, name, folder) if manifest is not None else None
     if brought is None:
         raise UserError("--checkpoint {}: it is not there, or damaged".format(wanted))

@@ -85,7 +85,7 @@ STEPS = {
         "Bring COCO 2017, or the synthetic data set, into data.root.",
         _coco_inputs,
         _fetch_coco,
-        shared=lambda context: step.beside_data(context, "fetch_coco"),
+        shared="fetch_coco",
     ),
     "snapshot": step.Step("fetch_snapshot", "Bring the pretrained snapshot into snapshots/.", _snapshot_inputs, _fetch_snapshot),
 }

@@ -33,7 +33,7 @@ def inputs(context):
     root = context.config.data.root
     if not os.path.isdir(root):
         raise UserError("data.root={}: no such folder; run python -m tasks.fetch coco or set data.root to the folder with COCO 2017".format(root))
-    found = {"root": os.path.abspath(root), "rules": RULES, "shard": context.arguments.shard}
+    found = {"root": os.path.abspath(root), "rules": RULES}
     for split in SPLITS:
         found[split] = step.sha256(_annotation_file(root, split), "fetch COCO 2017 (python -m tasks.fetch coco) or set data.root to its folder")
     _withdraw_incomplete_index(root)
@@ -83,16 +83,13 @@ def run(context):
 def _run_shard(context, started):
     """Make every n-th image's masks."""
     root, (number, count) = context.config.data.root, context.arguments.shard
-    done = step.read_shared(context, "preprocess")
-    if done and step.is_done(done, {**inputs(context), "shard": None}):
-        raise step.NothingToDo("all masks are as the last run left them ({})".format(step.beside_data(context, "preprocess")))
     made, images = {}, {}
     for split in SPLITS:
         own = annotations.read(_annotation_file(root, split)).images[number - 1 :: count]
         images[split] = [image.id for image in own]
         made[split] = masks.write(root, split, own, context.config.data.workers)
         log.info("preprocess: shard %d of %d: %s masks: %d written, %d kept", number, count, split, made[split]["written"], made[split]["kept"])
-    note = {"v": 1, "of": _of(context), "images": images, "masks": made}
+    note = {"v": 1, "of": inputs(context), "images": images, "masks": made}
     path = os.path.join(root, masks.FOLDER, "shard-{}-of-{}.json".format(number, count))
     _written(files.write_json, path, note, None)
     figures = {
@@ -107,11 +104,11 @@ def _run_shard(context, started):
 def _made_by_shards(context, wanted):
     """Return {split: counts} of the masks that shards have made. wanted: {split: image ids}. Errors: UserError names a shard that is missing."""
     root, count = context.config.data.root, None
-    there = masks.found(root)
+    there, of = masks.found(root), inputs(context)
     totals, seen = {split: {"written": 0, "kept": 0} for split in SPLITS}, {split: set() for split in SPLITS}
     for path in _notes(root):
         note = files.read_json(path)
-        if note.get("of") != _of(context):
+        if note.get("of") != of:
             continue  # of other annotations
         count = path.rpartition("-of-")[2][: -len(".json")]
         for split in SPLITS:
@@ -126,11 +123,6 @@ def _made_by_shards(context, wanted):
                 len(missing), len(wanted[split]), split, missing[0], example
             ))  # fmt: skip
     return totals
-
-
-def _of(context):
-    """What the masks follow from: shards of something else are not merged."""
-    return {key: value for key, value in inputs(context).items() if key != "shard"}
 
 
 def _notes(root):
@@ -191,7 +183,7 @@ STEP = step.Step(
     inputs=inputs,
     run=run,
     arguments=arguments,
-    shared=lambda context: "" if context.arguments.shard else step.beside_data(context, "preprocess"),
+    shared="preprocess",
 )
 
 

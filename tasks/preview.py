@@ -169,11 +169,9 @@ def switch_on(config, augmentation):
 
 def write(path, sheet):
     """Write a sheet, (H, W, 3) uint8 RGB, as JPEG or PNG by the ending of `path`, whole or not at all. Errors: UserError."""
-    ending = os.path.splitext(path)[1].lower()
-    encoded, data = cv2.imencode(ending, sheet[:, :, ::-1], [] if ending == ".png" else [cv2.IMWRITE_JPEG_QUALITY, pictures.QUALITY])
-    assert encoded, path
+    data = pictures.encoded(sheet, os.path.splitext(path)[1].lower())
     try:
-        files.write_bytes(path, data.tobytes())
+        files.write_bytes(path, data)
     except OSError as error:
         raise UserError("{} cannot be written: {}; choose another --out or --run-dir".format(path, error.strerror or error)) from None
 

@@ -32,10 +32,6 @@ _DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 """What a disk fails with through no mistake in the input: another try may succeed."""
 
 
-class NothingToDo(Exception):
-    """Raised by a step that finds its work done; the message says by whom or since when."""
-
-
 class Context(NamedTuple):
     """What a step works with."""
 
@@ -68,8 +64,9 @@ class Step(NamedTuple):
     """Lock file in the run directory that the step holds while it runs, instead of one of its own: `RUN_LOCK` for what writes the run itself."""
     always: bool = False
     """Run even where nothing has changed: what it looks at is not all in its inputs."""
-    shared: Callable[[Context], str] = lambda context: ""
-    """Path of a second record, beside data that other runs use too: what one of them has done is done."""
+    shared: str = ""
+    """Name of a second record, beside the data that other runs use too: what one of them has done under this name is done. The step itself leaves
+    one where it has that name; a part of the work does not."""
 
 
 RUN_LOCK = ".lock"
@@ -99,23 +96,19 @@ def _run(step, arguments, stack):
         context = Context(config, run_dir, arguments, held)  # from here on there is a place for a record
         inputs = step.inputs(context)
         if not (arguments.force or step.always):
-            for path in filter(None, (_record_path(run_dir, step.name), step.shared(context))):
+            for path in [_record_path(run_dir, step.name)] + [_beside_data(context, step.shared)] * bool(step.shared):
                 previous = _read(path)
-                if is_done(previous, inputs):
+                if _is_done(previous, inputs):
                     reason = "inputs and outputs are as the last run left them ({})".format(path)
                     _leave_as_it_is(context, step, started, reason, {key: value for key, value in previous.items() if key != "unchanged"})
                     return SUCCESS
-        try:
-            result = step.run(context)
-        except NothingToDo as nothing:
-            _leave_as_it_is(context, step, started, str(nothing), _record(step, started, "success", inputs=inputs, outputs=[], figures={}))
-            return SUCCESS
+        result = step.run(context)
         outputs = [_describe(path) for path in result.outputs]
         done = {"inputs": inputs, "outputs": outputs, "figures": result.figures}
         _write_record(context, step, started, "success", **done)
-        if step.shared(context):
+        if step.shared == step.name:
             with contextlib.suppress(OSError):  # read-only data: each run finds out for itself
-                files.write_json(step.shared(context), _record(step, started, "success", **done))
+                files.write_json(_beside_data(context, step.name), _record(step, started, "success", **done))
         return SUCCESS
     except UserError as error:
         log.error("error: %s", error)
@@ -148,14 +141,9 @@ def _run(step, arguments, stack):
         return FAILED
 
 
-def beside_data(context, name):
-    """Return the path of the record of a step whose work is in data.root, for all runs that use it."""
-    return os.path.join(context.config.data.root, ".steps", name + ".json")
-
-
 def read_shared(context, name):
     """Return the record that a step wrote last beside the data, or None."""
-    return _read(beside_data(context, name))
+    return _read(_beside_data(context, name))
 
 
 def read_record(run_dir, name):
@@ -251,7 +239,7 @@ def _claim_run_dir(run_dir, config):
         raise UserError("run directory {} cannot be written: {}; choose another --run-dir".format(run_dir, error.strerror or error)) from None
 
 
-def is_done(previous, inputs):
+def _is_done(previous, inputs):
     """Whether the last run succeeded on the same inputs and all that it made is still there."""
     if not previous or previous.get("status") != "success" or previous.get("inputs") != inputs:
         return False
@@ -271,6 +259,11 @@ def _is_unchanged(output):
 def _describe(path):
     found = os.stat(path)
     return {"path": os.path.abspath(path), "bytes": found.st_size, "mtime_ns": found.st_mtime_ns, "sha256": files.sha256(path)}
+
+
+def _beside_data(context, name):
+    """Return the path of the record of a step whose work is in data.root, for all runs that use it."""
+    return os.path.join(context.config.data.root, ".steps", name + ".json")
 
 
 def _record_path(run_dir, name):

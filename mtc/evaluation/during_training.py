@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from mtc.data import readers
-from mtc.evaluation import baselines, decode, held_out, metrics
+from mtc.evaluation import decode, held_out, metrics
 
 
 class Examiner:
@@ -11,9 +10,7 @@ class Examiner:
 
     def __init__(self, config, skeleton):
         """Choose `evaluation.samples` held-out samples, evenly spaced. Errors: UserError where there are none, or a file cannot be read."""
-        samples = baselines.evenly(readers.held_out(config), config.evaluation.samples)
-        self._truth = held_out.read_truth(samples, config, skeleton)
-        self._images = np.stack([held_out.crop_of(sample, config, skeleton).image for sample in samples])
+        self._truth, self._images = held_out.chosen(config, skeleton, config.evaluation.samples)
         self._metric = config.evaluation.metric
 
     def __len__(self):
@@ -26,10 +23,8 @@ class Examiner:
         """
         uv = []
         for start in range(0, len(self._images), batch):
-            images = self._images[start : start + batch]
-            full = np.concatenate([images, np.repeat(images[-1:], batch - len(images), axis=0)])
-            heat, _ = answer(full)
-            found, height = decode.keypoints(heat[: len(images)])
+            heat, _ = held_out.asked(answer, self._images[start : start + batch], batch)
+            found, height = decode.keypoints(heat)
             uv.append(np.where(np.isfinite(height)[..., None], found, np.nan))
         labels = np.concatenate(uv), self._truth.uv, self._truth.valid, self._truth.yardstick
         if self._metric == "auc":

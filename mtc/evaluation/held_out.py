@@ -97,6 +97,24 @@ def read_truth(samples, config, skeleton):
     return Truth([e.name for e in examples], *stacked)
 
 
+def chosen(config, skeleton, most):
+    """Return (`Truth`, crops (N, S, S, 3) uint8) of at most `most` held-out samples, evenly spaced, to look at again and again.
+
+    Errors: UserError where there are none, or a file cannot be read.
+    """
+    samples = baselines.evenly(readers.held_out(config), most)
+    return read_truth(samples, config, skeleton), np.stack([crop_of(sample, config, skeleton).image for sample in samples])
+
+
+def asked(answer, images, batch):
+    """Return answer(images) of a network that takes exactly `batch` crops: at most as many are filled up with the last one, and left out again.
+
+    answer: function from (batch, S, S, 3) uint8 crops to its [heat, pof] maps of the last stage.
+    """
+    full = np.concatenate([images, np.repeat(images[-1:], batch - len(images), axis=0)])
+    return [maps[: len(images)] for maps in answer(full)]
+
+
 def answer(samples, truth, config, skeleton, bundle, title):
     """Return the `Answer` of the network of a Saver bundle (None: of initial weights) to the samples."""
     uv, scores, fields = [], [], []

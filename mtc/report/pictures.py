@@ -15,9 +15,13 @@ def side_by_side(picture, skeleton):
     """Return JPEG bytes: labels on the left, the network's answer for the same joints on the right. picture: `mtc.evaluation.held_out.Picture`."""
     halves = [draw(picture.image, joints, picture.valid, skeleton) for joints in (picture.truth, picture.predicted)]
     gap = np.full((SIDE, 6, 3), 40, np.uint8)
-    both = np.concatenate([halves[0], gap, halves[1]], axis=1)
-    encoded, data = cv2.imencode(".jpg", both[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
-    assert encoded
+    return encoded(np.concatenate([halves[0], gap, halves[1]], axis=1), ".jpg")
+
+
+def encoded(picture, ending):
+    """Return the bytes of a file of a picture, (H, W, 3) uint8 RGB; ending: .jpg, .jpeg or .png."""
+    made, data = cv2.imencode(ending, picture[:, :, ::-1], [] if ending == ".png" else [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    assert made, ending
     return data.tobytes()
 
 

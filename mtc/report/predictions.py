@@ -9,19 +9,18 @@ import os
 import re
 import shutil
 
-import cv2
 import numpy as np
 
 from mtc import files, upsample
 from mtc.evaluation import decode
 from mtc.report import contact_sheet, pictures
+from mtc.training import checkpoints
 
 SHEET, SKELETONS_FILE = "sheet.jpg", "skeletons.json"
 FAINTEST = 0.3
 """Length of a field's vector below which nothing is drawn: targets have 0 or 1."""
 SHOWN_SCORE = 0.1
 """Height of a joint's peak below which its joint is not drawn."""
-QUALITY = 85
 _NAME = re.compile(r"step-\d{8,}")
 
 
@@ -60,10 +59,8 @@ def write(run_dir, title, step, truth, images, heat, pof, skeleton, keep):
         contact_sheet.Column("POF: z", contact_sheet.depth_legend()),
     ]
     sheet = contact_sheet.sheet(title, "what the network answers on held-out samples after step {:,}".format(step), columns, rows)
-    directory = os.path.join(folder(run_dir), "step-{:08d}".format(step))
-    encoded, data = cv2.imencode(".jpg", sheet[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
-    assert encoded
-    files.write_bytes(os.path.join(directory, SHEET), data.tobytes(), durable=False)
+    directory = os.path.join(folder(run_dir), checkpoints.name_of(step))
+    files.write_bytes(os.path.join(directory, SHEET), pictures.encoded(sheet, ".jpg"), durable=False)
     samples = [
         {
             "name": truth.names[i],
@@ -74,7 +71,7 @@ def write(run_dir, title, step, truth, images, heat, pof, skeleton, keep):
     ]
     document = {"v": 1, "step": step, "kind": skeleton.kind, "joints": list(skeleton.joints), "edges": [list(edge) for edge in skeleton.edges]}
     files.write_json(os.path.join(directory, SKELETONS_FILE), dict(document, samples=samples), indent=None)
-    for name in sorted((n for n in os.listdir(folder(run_dir)) if _NAME.fullmatch(n)), key=lambda n: int(n[5:]))[:-keep]:
+    for name in sorted((n for n in os.listdir(folder(run_dir)) if _NAME.fullmatch(n)), key=checkpoints.step_of)[:-keep]:
         shutil.rmtree(os.path.join(folder(run_dir), name), ignore_errors=True)
     return directory
 

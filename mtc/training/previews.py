@@ -7,10 +7,7 @@ told once, and costs no step.
 import logging
 import threading
 
-import numpy as np
-
-from mtc.data import readers
-from mtc.evaluation import baselines, held_out
+from mtc.evaluation import held_out
 
 log = logging.getLogger("mtc.training")
 
@@ -20,9 +17,7 @@ class Previews:
 
     def __init__(self, config, skeleton, draw):
         """draw: `mtc.report.predictions.write` without its first two arguments. Errors: UserError where there is no sample, or none can be read."""
-        samples = baselines.evenly(readers.held_out(config), config.previews.samples)
-        self._truth = held_out.read_truth(samples, config, skeleton)
-        self._images = np.stack([held_out.crop_of(sample, config, skeleton).image for sample in samples])
+        self._truth, self._images = held_out.chosen(config, skeleton, config.previews.samples)
         self._draw, self._skeleton, self._keep = draw, skeleton, config.previews.keep
         self._thread, self._failed = None, False
 
@@ -35,9 +30,7 @@ class Previews:
 
     def make(self, step, answer, batch):
         """Have the answers after a step drawn. answer: function from (batch, S, S, 3) uint8 crops to [heat, pof] of the last stage."""
-        count = len(self._images)
-        full = np.concatenate([self._images, np.repeat(self._images[-1:], batch - count, axis=0)])
-        heat, pof = (maps[:count] for maps in answer(full))
+        heat, pof = held_out.asked(answer, self._images, batch)
         if self._thread:
             self._thread.join()
         self._thread = threading.Thread(target=self._work, args=(step, heat, pof), name="previews", daemon=True)
