@@ -7,6 +7,7 @@ task has failed already.
 
 from __future__ import annotations
 
+import html
 import json
 import logging
 import urllib.parse
@@ -75,8 +76,6 @@ def _by_mail(facts: dict[str, Any], addresses) -> None:
 
 
 def _html(text: str) -> str:
-    import html
-
     return "<p>" + html.escape(text).replace("\n", "<br>") + "</p>"
 
 

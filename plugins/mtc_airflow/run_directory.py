@@ -35,6 +35,13 @@ def record(run_dir: Path, step: str) -> dict[str, Any]:
     return json_object(run_dir / "steps" / f"{step}.json")
 
 
+def own_record(job: Mapping[str, Any], step: str) -> dict[str, Any]:
+    """The record that a job's command wrote; {} where it has written none, and what is there is an earlier try's."""
+    found = record(Path(job["prefix"]).parents[1], step)
+    begun = max(found.get("started", 0), (found.get("unchanged") or {}).get("time", 0))
+    return found if begun >= job["started"] - 1 else {}
+
+
 def json_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file; {} where there is no such file, or something else in it."""
     try:
@@ -52,8 +59,8 @@ def small_figures(run_dir: Path, step: str) -> dict[str, Any]:
 
 def error(job: Mapping[str, Any], step: str) -> str:
     """Why a step's command failed, in its own words: from its record, or from its output where it could not write one; "" if it says nothing."""
-    written = record(Path(job["prefix"]).parents[1], step)
-    if written.get("status") != "success" and written.get("started", 0) >= job["started"] - 1:  # else it is an earlier try's
+    written = own_record(job, step)
+    if written and written.get("status") != "success":
         return str(written.get("error") or "")
     return next((line[len("error: ") :] for line in reversed(last_lines(job)) if line.startswith("error: ")), "")
 

@@ -66,7 +66,7 @@ class StepOperator(ResumableJobMixin, BaseOperator):
         if store is not None:  # else clearing the finished task would bring back this result and run nothing
             store.delete(self.external_id_key)
             store.delete("log_offset")
-        unchanged = self._found_done(_run_dir(context))
+        unchanged = self._found_done()
         if unchanged:
             if context.get("ti") is not None:  # a skipped task has no result of its own accord
                 context["ti"].xcom_push(key="return_value", value=result)
@@ -119,7 +119,7 @@ class StepOperator(ResumableJobMixin, BaseOperator):
             code = self._follow_to_the_end(context)
         if code == 0:
             return self.get_job_result(self._job, context)
-        if self._stopping or code == USER_ERROR or (code == STOPPED and self._requested_by(context) is not None):
+        if self._stopping or code == USER_ERROR or (code == STOPPED and self._requested_by() is not None):
             raise AirflowFailException(self._ending())
         raise StepFailed(self._ending())
 
@@ -134,15 +134,14 @@ class StepOperator(ResumableJobMixin, BaseOperator):
     def _step(self) -> str:
         return self.record or self.command.replace(" ", "_")
 
-    def _found_done(self, run_dir: Path) -> str:
+    def _found_done(self) -> str:
         """Why the command had nothing to do; "" where it did something."""
-        found = run_directory.record(run_dir, self._step).get("unchanged") or {}
-        return str(found.get("reason") or "") if self._job and found.get("time", 0) >= self._job["started"] - 1 else ""
+        found = run_directory.own_record(self._job, self._step) if self._job else {}
+        return str((found.get("unchanged") or {}).get("reason") or "")
 
-    def _requested_by(self, context) -> str | None:
+    def _requested_by(self) -> str | None:
         """Who asked the running step to stop, on the Training page or by `tasks.control`; None where nobody did."""
-        found = run_directory.record(_run_dir(context), self._step)
-        return found.get("requested_by") if found.get("started", 0) >= self._job["started"] - 1 else None
+        return run_directory.own_record(self._job, self._step).get("requested_by")
 
     def _tell_assets(self, context, result: dict[str, Any]) -> None:
         """Give the events of the task's assets what is worth knowing of the new version."""

@@ -14,6 +14,18 @@ from mtc_airflow import run_directory
 from test.dag.conftest import ROOT, free_port, make_steps, wait_for
 
 
+@contextlib.contextmanager
+def running(home, **settings):
+    """Yield a `Local` that is ready; nothing of it is left afterwards."""
+    local = Local(home, **settings)
+    try:
+        local.wait_until_ready()
+        yield local
+    finally:
+        for process in local.processes():
+            process.kill()
+
+
 class Local:
     """A `python -m mtc_airflow.local` of its own, with played steps unless its environment names an interpreter."""
 

@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import expect, sync_playwright
 
 from test.dag.conftest import HOME, REAL_PYTHON, wait_for
-from test.dag.local_airflow import Local
+from test.dag.local_airflow import running
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or "/usr/bin/chromium"
 QUIET = (
@@ -68,15 +68,10 @@ def airflow():
     (home / "airflow").mkdir()
     (home / "airflow" / "simple_auth_manager_passwords.json.generated").write_text(json.dumps({"admin": "secret", "bob": "secret"}))
     users = {"AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "False", "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin,bob:viewer"}
-    local = Local(home, MTC_PYTHON=REAL_PYTHON, MTC_PRESET=str(preset), **users)
-    try:
-        local.wait_until_ready()
+    with running(home, MTC_PYTHON=REAL_PYTHON, MTC_PRESET=str(preset), **users) as local:
         token = local.rest("POST", "/auth/token", {"username": "admin", "password": "secret"})["access_token"]
         local.headers["Authorization"] = f"Bearer {token}"
         yield local
-    finally:
-        for process in local.processes():
-            process.kill()
 
 
 @pytest.fixture(scope="module")

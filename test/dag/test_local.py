@@ -10,19 +10,14 @@ import psutil
 import pytest
 
 from test.dag.conftest import HOME, wait_for
-from test.dag.local_airflow import Local
+from test.dag.local_airflow import Local, running
 
 
 @pytest.fixture(scope="module")
 def airflow():
     """One Airflow for the tests of this file; the last one ends it."""
-    local = Local(HOME / "local")
-    try:
-        local.wait_until_ready()
+    with running(HOME / "local") as local:
         yield local
-    finally:
-        for process in local.processes():
-            process.kill()
 
 
 def test_it_says_where_it_is_and_how_to_start_a_run(airflow):

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from test.dag.conftest import HOME, wait_for
-from test.dag.local_airflow import Local
+from test.dag.local_airflow import running
 
 AWAY_SECONDS = int(os.environ.get("MTC_AWAY_SECONDS", "45"))
 """How long the API server is away: with Airflow's own settings a training would be killed after 28 s."""
@@ -23,13 +23,8 @@ def airflow():
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "100",
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
     }
-    local = Local(home, AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL="10", **settings)
-    try:
-        local.wait_until_ready()
+    with running(home, AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL="10", **settings) as local:
         yield local
-    finally:
-        for process in local.processes():
-            process.kill()
 
 
 def named(airflow, *words):

@@ -34,7 +34,6 @@ def web(dag):
 def record_run(dag):
     """Have Airflow know the run."""
     from airflow.models import DagRun
-    from airflow.serialization.definitions.dag import SerializedDAG  # noqa: F401 - registers what the database needs
     from airflow.utils.session import create_session
     from airflow.utils.types import DagRunTriggeredByType, DagRunType
 

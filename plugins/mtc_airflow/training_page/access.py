@@ -30,10 +30,14 @@ may_act = Depends(requires_access_dag("PUT", DagAccessEntity.RUN))
 """The user may change them."""
 
 
+def allowed(method: str, dag_id: str, user) -> bool:
+    """Whether the user may see (GET) or change (PUT) runs of a DAG."""
+    return get_auth_manager().is_authorized_dag(method=method, access_entity=DagAccessEntity.RUN, details=DagDetails(id=dag_id), user=user)
+
+
 def readable_dags(user: GetUserDep) -> list[str]:
     """Those of `DAGS` whose runs the user may see."""
-    manager = get_auth_manager()
-    return [d for d in DAGS if manager.is_authorized_dag(method="GET", access_entity=DagAccessEntity.RUN, details=DagDetails(id=d), user=user)]
+    return [dag_id for dag_id in DAGS if allowed("GET", dag_id, user)]
 
 
 def same_origin(request: Request) -> None:

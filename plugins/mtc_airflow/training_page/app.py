@@ -5,7 +5,6 @@ Names that FastAPI reads from annotations have to be globals of this module.
 
 from __future__ import annotations
 
-import asyncio
 import math
 import subprocess
 import sys
@@ -62,7 +61,7 @@ def build_app() -> FastAPI:
     """The app; Airflow mounts it below `/mtc`."""
     # The dependency covers the routes that are declared on the app, so nothing is mounted, and there are no pages of FastAPI's own.
     app = FastAPI(title="mtc", docs_url=None, redoc_url=None, openapi_url=None, dependencies=[Depends(get_user)])
-    histories = Histories()
+    histories, briefs = Histories(), _Briefs()
     look = [access.may_look]
     assets = {path.relative_to(STATIC).as_posix(): path for path in STATIC.rglob("*") if path.suffix in TYPES}
 
@@ -83,10 +82,8 @@ def build_app() -> FastAPI:
     @app.get("/api/run", dependencies=look)
     def run(dag_id: str, run_id: str, found: KnownRun, user: GetUserDep):
         directory = access.folder(dag_id, run_id)
-        manager = get_auth_manager()
-        details = access.DagDetails(id=dag_id)
-        may_act = manager.is_authorized_dag(method="PUT", access_entity=access.DagAccessEntity.RUN, details=details, user=user)
-        return JSONResponse(dict(summary.of_run(directory, histories.of(directory)), **_of_airflow(found), may_act=may_act), headers=HEADERS)
+        answer = summary.of_run(directory, histories.of(directory))
+        return JSONResponse({**answer, **_of_airflow(found), "may_act": access.allowed("PUT", dag_id, user)}, headers=HEADERS)
 
     @app.get("/api/series", dependencies=look)
     def curves(
@@ -104,8 +101,6 @@ def build_app() -> FastAPI:
         order = DagRun.run_after.desc(), DagRun.id.desc()
         found = session.scalars(select(DagRun).where(DagRun.dag_id.in_(dags)).order_by(*order).limit(MOST_LISTED)).all()
         return JSONResponse(_listed(found, briefs), headers=HEADERS)
-
-    briefs = _Briefs()
 
     @app.get("/api/skeletons", dependencies=look)
     def skeletons(dag_id: str, run_id: str, step: Annotated[int, Query(ge=0)], found: KnownRun):
@@ -132,8 +127,7 @@ def build_app() -> FastAPI:
         return JSONResponse({"said": said}, headers=HEADERS)
 
     @app.exception_handler(StarletteHTTPException)
-    async def refuse(request: Request, error: StarletteHTTPException):
-        await asyncio.sleep(0)
+    def refuse(request: Request, error: StarletteHTTPException):
         if error.status_code == 401 and "text/html" in request.headers.get("accept", ""):
             return RedirectResponse(get_auth_manager().get_url_login(next_url=str(request.url)))
         return JSONResponse({"detail": error.detail}, error.status_code, headers=HEADERS)

@@ -29,6 +29,12 @@ def thin(history: History, points: int, first: int | None = None, last: int | No
         return answer
 
 
+def total(values) -> float:
+    """The sum of the numbers among the values of a curve."""
+    found = sum(values)
+    return found if math.isfinite(found) else sum(value for value in values if math.isfinite(value))
+
+
 def bucket_means(values, points: int) -> list[float | None]:
     """A curve in at most so many means, for a sparkline."""
     buckets = min(points, len(values))

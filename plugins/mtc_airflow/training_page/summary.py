@@ -33,11 +33,10 @@ SPARK_POINTS = 60
 
 def of_run(run_dir: Path, history: History) -> dict[str, Any]:
     """All that the page shows of a run beside its curves; JSON-able."""
-    config, holder = _json(run_dir / "config.json"), trainer(run_dir)
+    config, holder = run_directory.json_object(run_dir / "config.json"), trainer(run_dir)
     requests = control_requests(run_dir)
     with history.lock:
-        start = _last(history.of_kind("start"))
-        end = _last(history.events, "end", after=start)
+        start, end = _start(history), _end(history)
         last = last_step(config, requests)
         pace = _pace(history)
         batch = _number(_get(config, "train", "batch_size"))
@@ -48,7 +47,7 @@ def of_run(run_dir: Path, history: History) -> dict[str, Any]:
             "name": config.get("name"),
             "live": holder is not None,
             "trainer": holder,
-            "status": _status(run_dir, holder, start, end),
+            "status": _status(holder, start, end),
             "step": step,
             "last_step": last,
             "loss": history.last("loss"),
@@ -76,20 +75,19 @@ def of_run(run_dir: Path, history: History) -> dict[str, Any]:
             "run_dir": str(run_dir),
             "storage": _get(config, "storage", "uri"),
         }
-        answer["warnings"] = warnings(answer, history, start, end, pace)
+        answer["warnings"] = warnings(answer, history, start, pace)
     return answer
 
 
 def brief(run_dir: Path, history: History) -> dict[str, Any]:
     """What the list of runs shows of one."""
-    config, holder, requests = _json(run_dir / "config.json"), trainer(run_dir), control_requests(run_dir)
+    config, holder, requests = run_directory.json_object(run_dir / "config.json"), trainer(run_dir), control_requests(run_dir)
     with history.lock:
-        start = _last(history.of_kind("start"))
-        end = _last(history.events, "end", after=start)
+        start, end = _start(history), _end(history)
         scores = [e["score"] for e in history.of_kind("evaluation") if isinstance(e.get("score"), (int, float))]
         return {
             "name": config.get("name"),
-            "status": _status(run_dir, holder, start, end),
+            "status": _status(holder, start, end),
             "step": history.steps[-1] if len(history) else None,
             "last_step": last_step(config, requests),
             "loss": history.last("loss"),
@@ -107,7 +105,7 @@ def trainer(run_dir: Path) -> dict[str, Any] | None:
             fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return None
     except BlockingIOError:
-        found = _json(path)
+        found = run_directory.json_object(path)
         return {key: found.get(key) for key in ("pid", "host", "since", "state", "what")}
     except OSError:
         return None
@@ -137,7 +135,7 @@ def control_requests(run_dir: Path) -> list[dict[str, Any]]:
 
 def checkpoints(run_dir: Path, history: History) -> list[dict[str, Any]]:
     """The run's checkpoints, newest first, with where they are: on this machine, waiting, in the storage, failed, removed again."""
-    queue = _json(run_dir / "uploads.json").get("checkpoints")
+    queue = run_directory.json_object(run_dir / "uploads.json").get("checkpoints")
     queue = queue if isinstance(queue, dict) else {}
     here = set()
     with contextlib.suppress(OSError):
@@ -181,7 +179,7 @@ def previews(run_dir: Path) -> list[int]:
     return sorted(found)
 
 
-def warnings(answer: dict[str, Any], history: History, start: dict[str, Any], end: dict[str, Any] | None, pace: dict[str, Any]) -> list[str]:
+def warnings(answer: dict[str, Any], history: History, start: dict[str, Any], pace: dict[str, Any]) -> list[str]:
     """What somebody who watches should know, a sentence each."""
     found = [f"{term} is 0 by construction: no sample of this configuration can train it" for term in start.get("dead_terms") or []]
     skipped, bad = history.of_kind("skipped"), {(e.get("source"), e.get("name")) for e in history.of_kind("bad_sample")}
@@ -209,7 +207,7 @@ def warnings(answer: dict[str, Any], history: History, start: dict[str, Any], en
     return found
 
 
-def _status(run_dir: Path, holder, start: dict[str, Any], end: dict[str, Any] | None) -> str:
+def _status(holder, start: dict[str, Any], end: dict[str, Any] | None) -> str:
     """running, saving, success, stopped, failed, broken off, or not started."""
     if holder:
         return "saving" if holder.get("state") == "leaving" else "running"
@@ -222,7 +220,7 @@ def _status(run_dir: Path, holder, start: dict[str, Any], end: dict[str, Any] | 
 
 def _pace(history: History) -> dict[str, Any]:
     """Seconds a step over the last ones: of computing, and by the clock (with all that comes between)."""
-    start = _last(history.of_kind("start")).get("step")
+    start = _start(history).get("step")
     first = bisect.bisect_right(history.steps, start) if isinstance(start, int) else 0
     first = max(first, len(history) - RATE_STEPS - 1)
     seconds = [value for value in history.columns["seconds"][first + 1 :] if math.isfinite(value)]  # the first step of a start builds the graph
@@ -234,8 +232,7 @@ def _pace(history: History) -> dict[str, Any]:
 
 def _breakdown(history: History) -> dict[str, Any] | None:
     """Where the time of the steps went: {"step", "data", "checkpoint"} in seconds."""
-    seconds = sum(value for value in history.columns["seconds"] if math.isfinite(value))
-    waited = sum(value for value in history.columns["waited"] if math.isfinite(value))
+    seconds, waited = (series.total(history.columns[name]) for name in ("seconds", "waited"))
     stalled = sum(value for value in (_number(e.get("stalled")) for e in history.of_kind("checkpoint")) if value)
     return {"step": seconds - waited, "data": waited, "checkpoint": stalled} if seconds else None
 
@@ -252,20 +249,15 @@ def _memory(holder) -> dict[str, Any] | None:
     return {"now": int(found["VmRSS"]) * 1024, "most": int(found["VmHWM"]) * 1024} if len(found) == 2 else None
 
 
-def _last(events, kind: str | None = None, after: dict[str, Any] | None = None):
-    """The last event (of a kind, and later in the list than another), {} or, with a kind, None."""
-    if kind is None:
-        return events[-1] if events else {}
-    for event in reversed(events):
-        if event is after:
-            return None
-        if event["kind"] == kind:
-            return event
-    return None
+def _start(history: History) -> dict[str, Any]:
+    """The line of the last start, or {}."""
+    return next((event for event in reversed(history.events) if event["kind"] == "start"), {})
 
 
-def _json(path: Path) -> dict[str, Any]:
-    return run_directory.json_object(path)
+def _end(history: History) -> dict[str, Any] | None:
+    """The line with which the last start ended, or None."""
+    last = next((event for event in reversed(history.events) if event["kind"] in ("start", "end")), {})
+    return last if last.get("kind") == "end" else None
 
 
 def _get(value, *keys):

@@ -27,8 +27,8 @@ export function smooth(values, weight) {
 export const join = (tables) => (tables.length === 1 ? [tables[0].x, ...tables[0].ys] : uPlot.join(tables.map(({x, ys}) => [x, ...ys])));
 
 export class Chart {
-  constructor(parent, {title, note, wide, zoom, unit = '', log = false, height = 230, right = null, zero = false}) {
-    this.options = {title, unit, log, height, right, zero, zoom};
+  constructor(parent, {title, note, wide, zoom, unit = '', height = 230, right = null, zero = false}) {
+    this.options = {title, unit, height, right, zero, zoom};
     this.plot = element('div', {className: 'plot'});
     this.note = element('span', {className: 'quiet'}, note ?? '');
     this.table = element('table', {});

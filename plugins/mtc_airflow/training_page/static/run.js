@@ -33,7 +33,9 @@ async function tick() {
   clearTimeout(timer);
   let wait = IDLE_MS;
   try {
+    const earlier = now;
     now = await get(`api/run?${about(run)}`);
+    if (!earlier) $('published').checked = now.published_fits;
     if (now.step !== drawnStep || !curves) await load();
     show();
     const going = now.live || ['running', 'queued', 'restarting'].includes(now.state);
@@ -356,13 +358,5 @@ $('compare').addEventListener('toggle', async () => {
 });
 
 follow(() => { if (curves) { drawCharts(); viewer.draw(); } });
-let first = true;
-const once = setInterval(() => {
-  if (!now || !first) return;
-  first = false;
-  clearInterval(once);
-  $('published').checked = now.published_fits;
-  if (curves) drawCharts();
-}, 50);
 if (!canDraw) $('view').hidden = true;
 tick();
