@@ -2,21 +2,24 @@
 
 A save holds up the loop for the copy of all variables to the host and a little more; the file is written while the next steps run, which it may slow
 down on a CPU. Prints both, as shares of a step's time in the same run, and writes benchmarks/out/stall-tf1.json or -tf2.json. Exits with 1 where the
-loop was held up, beyond the copy, for more than 5 % of a step. docs/reliability.md has figures.
+loop was held up, beyond the copy, for more than 5 % of a step, or where the SIGTERM that ends the training needs more than 5 s from the end of the step
+under way to the checkpoint being whole. docs/reliability.md has figures.
 """
 
 import argparse
 import json
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 
 from benchmarks.child import ROOT
 
-MOST = 0.05
+MOST, MOST_OF_A_STOP = 0.05, 5.0
 DATA = ("synthetic.train_images=8", "synthetic.val_images=1", "synthetic.samples_3d=0", "synthetic.hands_3d=0")
 
 
@@ -31,10 +34,10 @@ def main(argv=None):
     try:
         _run(["tasks.fetch", "coco", "--config", "demo"], folder, DATA)
         _run(["tasks.preprocess", "--config", "demo"], folder, DATA)
-        rules = ["train.steps={}".format(390000 + options.steps), "train.snapshot_every={}".format(options.every), "snapshot.uri=none"]
+        rules = ["train.steps=400000", "train.snapshot_every={}".format(options.every), "snapshot.uri=none"]
         rules += ["checkpoint.keep_last=1", "storage.keep_last=1", "storage.uri=" + os.path.join(folder, "storage")]
-        _run(["tasks.train", "--config", "ascend_perf"], folder, rules + options.set)
-        figures = measure(os.path.join(folder, "run", "metrics.jsonl"))
+        stop = _train_and_stop(_command(["tasks.train", "--config", "ascend_perf"], folder, rules + options.set), folder, 390000 + options.steps)
+        figures = dict(measure(os.path.join(folder, "run", "metrics.jsonl"), 390000 + options.steps), **stop)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     out = os.path.join(ROOT, "benchmarks", "out", "stall-tf{}.json".format(figures["tensorflow"].partition(".")[0]))
@@ -43,13 +46,14 @@ def main(argv=None):
         json.dump(figures, f, indent=2, sort_keys=True)
     for key, value in figures.items():
         print("{:32} {}".format(key, value))
-    return 0 if figures["stall_beyond_copy_of_a_step"] <= MOST else 1
+    return 0 if figures["stall_beyond_copy_of_a_step"] <= MOST and figures["stop_to_saved_seconds"] <= MOST_OF_A_STOP else 1
 
 
-def measure(journal):
-    """Return the figures of a journal: seconds of a step, of the loop's stalls and copies, and how much slower steps are while a file is written."""
-    with open(journal, encoding="utf-8") as f:
-        records = [json.loads(line) for line in f]
+def measure(journal, last):
+    """Return the figures of a journal up to a step: seconds of a step, of the loop's stalls and copies, and how much slower steps are while a file is
+    written.
+    """
+    records = [record for record in _records(journal) if record.get("step", 0) <= last]
     steps = {record["step"]: record["seconds"] for record in records if record["kind"] == "train"}
     saves = [record for record in records if record["kind"] == "checkpoint"]
     start = next(record for record in records if record["kind"] == "start")
@@ -73,13 +77,72 @@ def measure(journal):
     }
 
 
+def _train_and_stop(command, folder, last):
+    """Train, send SIGTERM in the midst of the step after `last`, and return how long the stop took from that step's end."""
+    journal = os.path.join(folder, "run", "metrics.jsonl")
+    manifest = os.path.join(folder, "run", "checkpoints", "step-{:08d}".format(last + 1), "MANIFEST.json")
+    with open(os.path.join(folder, "out.txt"), "w+", encoding="utf-8") as out:
+        trainer = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT)
+        try:
+            _when(lambda: _made(journal) >= last, trainer)
+            made = time.monotonic()
+            _when(lambda: _saved(journal) >= last, trainer)  # what the stop is not to wait for
+            time.sleep(max(0.0, made + 0.5 - time.monotonic()))
+            trainer.send_signal(signal.SIGTERM)
+            _when(lambda: _made(journal) >= last + 1, trainer)
+            ended = time.monotonic()
+            _when(lambda: os.path.exists(manifest), trainer)
+            saved = time.monotonic()
+            code = trainer.wait(timeout=120)
+        except _Ended:
+            code = trainer.wait()
+        finally:
+            trainer.kill()
+        if code != 3:
+            out.seek(0)
+            raise SystemExit("exit {}\n{}".format(code, out.read()[-3000:]))
+    return {"stop_to_saved_seconds": round(saved - ended, 3), "stop_to_exit_seconds": round(time.monotonic() - ended, 3)}
+
+
+class _Ended(Exception):
+    """The trainer ended before it was asked to."""
+
+
+def _when(seen, trainer):
+    """Return once seen() is true."""
+    while not seen():
+        if trainer.poll() is not None:
+            raise _Ended
+        time.sleep(0.02)
+
+
+def _made(journal):
+    return max((record["step"] for record in _records(journal) if record["kind"] == "train"), default=0)
+
+
+def _saved(journal):
+    return max((record["step"] for record in _records(journal) if record["kind"] == "checkpoint"), default=0)
+
+
+def _records(journal):
+    try:
+        with open(journal, encoding="utf-8") as f:
+            return [json.loads(line) for line in f if line.endswith("\n")]
+    except FileNotFoundError:
+        return []
+
+
 def _run(words, folder, overrides):
+    done = subprocess.run(_command(words, folder, overrides), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stdout[-3000:])
+
+
+def _command(words, folder, overrides):
     command = [sys.executable, "-m", *words, "--run-dir", os.path.join(folder, "run" if words[0] == "tasks.train" else "prepare")]
     for override in list(overrides) + ["data.root=" + os.path.join(folder, "data")]:
         command += ["--set", override]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(done.stdout[-3000:])
+    return command
 
 
 if __name__ == "__main__":
