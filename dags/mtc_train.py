@@ -71,10 +71,7 @@ with DAG(
 
     # A lost worker and a stopped machine count as tries too, and a try costs little: it reconnects or resumes. Airflow runs one try at a time, so a
     # trainer on another machine that still has the lease is one that was lost: it may be replaced once its lease has run out.
-    train = StepOperator(
-        task_id="train", command="train", arguments=["--take-over"], retries=5, retry_delay=timedelta(seconds=30), outlets=[assets.CHECKPOINT],
-        **deployment.place_of_training(),
-    )  # fmt: skip
+    train = deployment.training(["--take-over"], task_id="train", retries=5, retry_delay=timedelta(seconds=30), outlets=[assets.CHECKPOINT])
     evaluate = StepOperator(task_id="evaluate", command="evaluate")
     report = StepOperator(task_id="report", command="report", outlets=[assets.REPORT])
 

@@ -16,9 +16,10 @@ freeze() {
     "$1" -m pip freeze --all --disable-pip-version-check | grep -v '^setuptools==' | LC_ALL=C sort -f
 }
 
-# lock NAME VERSION PATTERN TOOLS...: make requirements/NAME.lock from the lines of requirements.txt that PATTERN selects (grep options).
+# lock NAME VERSION PATTERN TOOLS...: make requirements/NAME.lock from the lines of requirements.txt that PATTERN selects (grep options), and from
+# requirements/$beside.txt where that is set.
 lock() {
-    local name=$1 version=$2 select=$3 found python
+    local name=$1 version=$2 select=$3 beside=${beside-} found python
     shift 3
     if ! found=$(find_version "$version"); then
         echo "$name: left as it is, there is no Python $version on this machine"
@@ -28,6 +29,7 @@ lock() {
     "$(path_of "$found")" -m venv "$work/$name"
     python=$work/$name/bin/python
     grep -v '^#' requirements.txt | grep $select '^apache-airflow' >"$work/$name.txt"
+    [ -z "$beside" ] || cat "requirements/$beside.txt" >>"$work/$name.txt"
     "$python" -m pip install -q --upgrade pip
     "$python" -m pip install -q -r "$work/$name.txt"
     "$python" -m pip check
@@ -52,5 +54,6 @@ write() {
 }
 
 lock airflow-py311 3.11 -e -r requirements/test.txt -r requirements/test-airflow.txt -r requirements/lint.txt
+beside=deploy lock deploy-py311 3.11 -e -r requirements/test.txt -r requirements/test-deploy.txt
 lock train-py311 3.11 -ve -r requirements/test.txt
 lock train-py37 3.7 -ve -r requirements/test.txt

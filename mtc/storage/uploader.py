@@ -1,7 +1,8 @@
 """Uploads checkpoints beside the training loop: one thread, one queue on disk, no step ever waits.
 
 A checkpoint goes to `<prefix>/checkpoints/<name>/`, its MANIFEST.json last, so that a remote checkpoint with a manifest is a whole one, and then
-`<prefix>/latest.json` points at it. They, and what is not a weight, are written on the condition that nobody else has since they were looked at, and
+`<prefix>/latest.json` points at it. Before anything else a mark takes the manifest's place: it says whose files these will be, and that nobody may
+write a manifest who has not seen it. They, and what is not a weight, are written on the condition that nobody else has since they were looked at, and
 only while the lease on the prefix is held: a trainer that was taken over while it slept, even in the middle of a request, cannot turn back what its
 successor has written. (A file of weights that it was sending may still arrive; in deterministic mode it has the same bytes.) The queue
 (`mtc.storage.upload_queue`) survives the process, so an upload goes on where a killed one was; what the killed one left half sent in the storage is
@@ -9,6 +10,7 @@ aborted. Errors that may pass are retried for as long as the trainer runs; what 
 the next trainer of the run. Nothing here is raised into the training loop but `TakenOver`.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -32,8 +34,8 @@ _WEIGHTS = "model"
 _SMALL = 1 << 22
 """Bytes up to which a file is written in one conditional request."""
 
-WITHDRAWN = b"{}"
-"""What stands in the place of a manifest that must not vouch any more, until the next is written: unlike a removal, that can be conditional."""
+MARK_BYTES = 160
+"""More than any mark has that stands in the place of a manifest, and less than any manifest."""
 
 
 class _Damaged(Exception):
@@ -208,9 +210,13 @@ class Uploader:
             problem = self._problem(directory)
             if problem:
                 raise _Damaged(problem)
-            if remote not in (None, WITHDRAWN):
-                # The manifest of another checkpoint of this name must not vouch for a mixture of old and new files.
-                version = self._write(folder + "/" + MANIFEST, WITHDRAWN, version)
+            # From here on neither does the manifest of another checkpoint of this name vouch for a mixture, nor can a trainer that was replaced while
+            # it slept write the one that it had in hand.
+            mark = {"for": hashlib.sha256(manifest).hexdigest(), "fence": self._lease.fence}
+            if json_object(remote).get("for") != mark["for"]:
+                self._queue.set_sent(name, ())  # somebody else may have written there since
+            if json_object(remote) != mark:
+                version = self._write(folder + "/" + MANIFEST, json.dumps(mark, sort_keys=True).encode("ascii"), version)
             sent = self._queue.sent(name)
             for file_name in sorted(set(sizes) - sent):
                 send = self._put if file_name.startswith(_WEIGHTS) else self._send
@@ -255,7 +261,7 @@ class Uploader:
         """Compare what has arrived with what was sent; leftovers of an older checkpoint of this name go."""
         there = self._storage.sizes(folder)
         for key in there:
-            if key[len(folder) + 1 :] not in sizes:
+            if key[len(folder) + 1 :] not in sizes and not key.endswith("/" + MANIFEST):
                 self._storage.delete(key)
         for file_name, size in sizes.items():
             if there.get(folder + "/" + file_name) != size:
@@ -349,7 +355,7 @@ def remote_names(storage, prefix):
     """Return the names of all checkpoints in the storage that have a manifest, in ascending order of steps."""
     folder = join_key(prefix, FOLDER)
     found = storage.sizes(folder).items()
-    return sorted((key.split("/")[-2] for key, size in found if key.endswith("/" + MANIFEST) and size > len(WITHDRAWN)), key=step_of)
+    return sorted((key.split("/")[-2] for key, size in found if key.endswith("/" + MANIFEST) and size > MARK_BYTES), key=step_of)
 
 
 def remove(storage, prefix, name, confirm=lambda: None):

@@ -3,6 +3,7 @@
 MTC_MAX_RUNS        trainings at once, 1 where it is not set: one device, one training
 MTC_TRAIN_QUEUE     queue of the task `train`, for CeleryExecutor: its workers are the machines with the devices
 MTC_TRAIN_POOL      pool of the task `train`; it has to exist (`airflow pools set npu 2 devices`), or the task waits without a word
+MTC_TRAIN_POD       path of a pod template: `train` runs in a pod of its own on Kubernetes (`mtc_airflow.pod_operator`), not on Airflow's worker
 MTC_DEADLINE_HOURS  tell the connections of `mtc_airflow.notify` when a run is not through after so long
 """
 
@@ -13,7 +14,9 @@ import sys
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import DeadlineAlert, DeadlineReference, SyncCallback
+from airflow.sdk import BaseOperator, DeadlineAlert, DeadlineReference, SyncCallback
+
+from mtc_airflow.step_operator import StepOperator
 
 
 def most_runs() -> int:
@@ -21,10 +24,16 @@ def most_runs() -> int:
     return int(_number("MTC_MAX_RUNS", 1))
 
 
-def place_of_training() -> dict[str, Any]:
-    """Where `train` runs: arguments of its operator."""
-    found = {"queue": os.environ.get("MTC_TRAIN_QUEUE"), "pool": os.environ.get("MTC_TRAIN_POOL")}
-    return {name: value for name, value in found.items() if value}
+def training(arguments: list[str], **kwargs: Any) -> BaseOperator:
+    """The operator of `train`, for where it runs. arguments: further options of its command; kwargs: those of any operator."""
+    place = {"queue": os.environ.get("MTC_TRAIN_QUEUE"), "pool": os.environ.get("MTC_TRAIN_POOL")}
+    kwargs.update({name: value for name, value in place.items() if value})
+    template = os.environ.get("MTC_TRAIN_POD")
+    if template:
+        from mtc_airflow.pod_operator import PodStepOperator  # its provider need not be there otherwise
+
+        return PodStepOperator(command="train", template=template, options=arguments, **kwargs)
+    return StepOperator(command="train", arguments=arguments, **kwargs)
 
 
 def deadline() -> DeadlineAlert | None:

@@ -17,17 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from airflow.sdk import NEVER_EXPIRE, BaseOperator, ResumableJobMixin
-from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from mtc_airflow import connections, detached, environment, params, run_directory
+from mtc_airflow import assets, connections, detached, endings, environment, params, run_directory
 
-USER_ERROR, STOPPED = 2, 3
 POLL_SECONDS = 0.25
 OFFSET_SECONDS = 15
-
-
-class StepFailed(AirflowException):
-    """The command of a step ended without success; the next try resumes."""
 
 
 class StepOperator(ResumableJobMixin, BaseOperator):
@@ -71,7 +66,7 @@ class StepOperator(ResumableJobMixin, BaseOperator):
             if context.get("ti") is not None:  # a skipped task has no result of its own accord
                 context["ti"].xcom_push(key="return_value", value=result)
             raise AirflowSkipException(f"nothing to do: {unchanged}")
-        self._tell_assets(context, result)
+        assets.tell(context, self.outlets, result)
         return result
 
     def on_kill(self) -> None:
@@ -110,7 +105,7 @@ class StepOperator(ResumableJobMixin, BaseOperator):
             self._ask_to_leave()
         self._offset = self._first_offset(context)
         code = self._follow_to_the_end(context)
-        if code == STOPPED and not self._started_here and not self._stopping:
+        if code == endings.STOPPED and not self._started_here and not self._stopping:
             # An earlier try was stopped (cleared, timed out) and its command was still saving when this one began.
             self.log.info("the command of an earlier try has saved and left: starting again from there")
             job = self._start(context, Path(external_id["prefix"]))
@@ -119,9 +114,7 @@ class StepOperator(ResumableJobMixin, BaseOperator):
             code = self._follow_to_the_end(context)
         if code == 0:
             return self.get_job_result(self._job, context)
-        if self._stopping or code == USER_ERROR or (code == STOPPED and self._requested_by() is not None):
-            raise AirflowFailException(self._ending())
-        raise StepFailed(self._ending())
+        raise endings.failure(self._ending(), code, stopping=self._stopping, requested_by=self._requested_by())
 
     def get_job_result(self, external_id, context) -> dict[str, Any]:
         """{"run_dir": …, "figures": …} for the tasks that follow."""
@@ -142,13 +135,6 @@ class StepOperator(ResumableJobMixin, BaseOperator):
     def _requested_by(self) -> str | None:
         """Who asked the running step to stop, on the Training page or by `tasks.control`; None where nobody did."""
         return run_directory.own_record(self._job, self._step).get("requested_by")
-
-    def _tell_assets(self, context, result: dict[str, Any]) -> None:
-        """Give the events of the task's assets what is worth knowing of the new version."""
-        events, figures = context.get("outlet_events"), result["figures"]
-        facts = {key: figures[key] for key in ("step", "loss", "uploaded", "checkpoint", "early_stop") if figures.get(key) is not None}
-        for asset in self.outlets if events is not None else ():
-            events[asset].extra = {"run_dir": result["run_dir"], **facts}
 
     def _start(self, context, prefix: Path) -> dict[str, Any]:
         python, module, *words = [str(environment.training_python()), *self.command.split()]
@@ -209,19 +195,10 @@ class StepOperator(ResumableJobMixin, BaseOperator):
         """One sentence on how the command ended."""
         if self._job is None:
             return f"{self.task_id} had not started"
-        code, log = detached.status(self._job), f"{self._job['prefix']}.log"
-        why = run_directory.error(self._job, self._step)
-        if code == USER_ERROR:
-            return why or f"tasks.{self.command} refused its arguments; see {log}"
-        if code == STOPPED and why.startswith("stopped by"):
-            return f"{why}; clear this task to go on from there"
-        if code == STOPPED:
-            return f"{self.task_id} has saved and left; another try resumes from there"
+        code, where = detached.status(self._job), f"see {self._job['prefix']}.log"
         if code == detached.RUNNING:
-            return f"{self.task_id} is still saving; see {log}"
-        if code in (detached.LOST, 128 + 9):
-            return f"{self.task_id} was killed (out of memory, or the machine went down); see {log}"
-        return f"{self.task_id} ended with exit code {code}{': ' + why if why else ''}; see {log}"
+            return f"{self.task_id} is still saving; {where}"
+        return endings.sentence(self.task_id, None if code == detached.LOST else code, run_directory.error(self._job, self._step), where)
 
 
 def _map_index(context) -> int:

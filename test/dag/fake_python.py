@@ -52,6 +52,7 @@ def main():
         while not stopped and not os.path.exists(os.path.join(home, "release")):
             time.sleep(0.05)
         if stopped:
+            os.makedirs(run_dir, exist_ok=True)
             while os.path.exists(os.path.join(home, "slow_save")):
                 time.sleep(0.05)
             with open(os.path.join(run_dir, "checkpoint"), "w") as f:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import pathlib
 import subprocess
 import sys
 import urllib.parse
@@ -26,11 +27,43 @@ def running(home, **settings):
             process.kill()
 
 
-class Local:
+class Asked:
+    """An Airflow as its REST API shows it."""
+
+    port: int
+    headers: dict
+    runs: pathlib.Path
+
+    def rest(self, method, path, body=None):
+        """Ask the REST API."""
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", method=method, data=data)
+        for name, value in {"Content-Type": "application/json", **self.headers}.items():
+            request.add_header(name, value)
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as answer:
+            return json.load(answer)
+
+    def trigger(self, run_id, **conf):
+        self.rest("POST", "/api/v2/dags/mtc_train/dagRuns", {"dag_run_id": run_id, "logical_date": None, "conf": conf})
+
+    def found(self, run_id, task=None):
+        """What there is to know of a run or of one of its tasks."""
+        return self.rest("GET", f"/api/v2/dags/mtc_train/dagRuns/{urllib.parse.quote(run_id)}" + (f"/taskInstances/{task}" if task else ""))
+
+    def state(self, run_id, task=None):
+        """The state of a run or of one of its tasks."""
+        return self.found(run_id, task)["state"]
+
+    def run_dir(self, run_id):
+        return self.runs / "mtc_train" / run_directory.run_directory("mtc_train", run_id).name
+
+
+class Local(Asked):
     """A `python -m mtc_airflow.local` of its own, with played steps unless its environment names an interpreter."""
 
     def __init__(self, home, **settings):
         self.python, self.steps = make_steps(home / "runs")
+        self.runs = self.steps.runs
         self.port = free_port()
         ports = {
             "MTC_PORT": self.port,
@@ -81,29 +114,9 @@ class Local:
         assert self.processes() == []
         return code
 
-    def rest(self, method, path, body=None):
-        """Ask the REST API."""
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", method=method, data=data)
-        for name, value in {"Content-Type": "application/json", **self.headers}.items():
-            request.add_header(name, value)
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as answer:
-            return json.load(answer)
-
-    def trigger(self, run_id, **conf):
-        self.rest("POST", "/api/v2/dags/mtc_train/dagRuns", {"dag_run_id": run_id, "logical_date": None, "conf": conf})
-
     def start_training(self, run_id):
         """Trigger a run whose training goes on until it is stopped; return the process id of the training."""
         before = len(self.steps.starts("train"))
         self.steps.plan(train=["ok"] * before + ["wait"])
         self.trigger(run_id)
         return wait_for(lambda: self.steps.starts("train")[before:], "the training", 120)[0]["pid"]
-
-    def state(self, run_id, task=None):
-        """The state of a run or of one of its tasks."""
-        path = f"/api/v2/dags/mtc_train/dagRuns/{urllib.parse.quote(run_id)}" + (f"/taskInstances/{task}" if task else "")
-        return self.rest("GET", path)["state"]
-
-    def run_dir(self, run_id):
-        return self.steps.runs / "mtc_train" / run_directory.run_directory("mtc_train", run_id).name

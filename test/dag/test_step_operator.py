@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowTaskTimeout
 
-from mtc_airflow import detached, environment, params, run_directory, step_operator
+from mtc_airflow import detached, endings, environment, params, run_directory, step_operator
 from test.dag.conftest import ROOT, wait_for
 
 
@@ -173,7 +173,7 @@ def test_a_stop_by_something_else_is_for_another_try(steps, context, train):
     thread, outcome = in_background(train, context)
     os.kill(wait_for(lambda: steps.starts("train"), "the training")[0]["pid"], signal.SIGTERM)
     thread.join(30)
-    assert isinstance(outcome[0], step_operator.StepFailed)
+    assert isinstance(outcome[0], endings.StepFailed)
 
 
 def test_a_killed_command_is_for_another_try_and_memory_is_mentioned(steps, context, train):
@@ -181,7 +181,7 @@ def test_a_killed_command_is_for_another_try_and_memory_is_mentioned(steps, cont
     thread, outcome = in_background(train, context)
     os.kill(wait_for(lambda: steps.starts("train"), "the training")[0]["pid"], signal.SIGKILL)
     thread.join(30)
-    assert isinstance(outcome[0], step_operator.StepFailed)
+    assert isinstance(outcome[0], endings.StepFailed)
     assert "was killed (out of memory" in str(outcome[0])
 
 

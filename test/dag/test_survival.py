@@ -49,7 +49,7 @@ def let_it_end(airflow, run_id, pid):
 
 
 def tries(airflow, run_id):
-    return airflow.rest("GET", f"/api/v2/dags/mtc_train/dagRuns/{run_id}/taskInstances/train")["try_number"]
+    return airflow.found(run_id, "train")["try_number"]
 
 
 def task_processes(trainer):

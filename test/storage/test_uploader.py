@@ -113,7 +113,7 @@ def test_the_manifest_comes_after_all_files_and_latest_after_the_manifest(start,
     uploader.submit(checkpoint(tmp_path, 1))
     uploader.wait()
     names = [key.rpartition("/")[2] for key in wrapped.stored]
-    assert names == ["model.data-00000-of-00001", "model.index", "state.json", "MANIFEST.json", "latest.json"]
+    assert names == ["MANIFEST.json", "model.data-00000-of-00001", "model.index", "state.json", "MANIFEST.json", "latest.json"]  # a mark first
 
 
 def test_a_checkpoint_that_is_there_is_not_sent_again(storage, start, tmp_path):
@@ -123,7 +123,7 @@ def test_a_checkpoint_that_is_there_is_not_sent_again(storage, start, tmp_path):
         uploader = start(wrapped, "p", queue_path=queue_path, on_event=lambda kind, **facts: events.append((kind, facts["skipped"])))
         uploader.submit(path)
         uploader.wait()
-    assert len(wrapped.stored) == 5
+    assert len(wrapped.stored) == 6
     assert events == [("uploaded", False), ("uploaded", True)]
 
 
@@ -142,13 +142,27 @@ def test_a_changed_checkpoint_replaces_the_remote_one_without_leftovers(storage,
 
 def test_while_a_changed_checkpoint_is_sent_no_manifest_vouches_for_it(start, tmp_path):
     storage, seen = open_storage(str(tmp_path / "store")), []
-    wrapped = Wrapped(storage, lambda key: seen.append(storage.read("checkpoints/step-00000001/MANIFEST.json")))
+    wrapped = Wrapped(storage, lambda key: seen.append(remote_names(storage, "")))
     uploader = start(wrapped, "")
     for weights in (b"a", b"b"):
         uploader.submit(checkpoint(tmp_path, 1, weights=weights))
         uploader.wait()
-    assert seen == [None] * 3 + [b"{}"] * 3
+    assert seen == [[]] * 6
     assert remote_names(storage, "") == ["step-00000001"]
+
+
+class Sleeps(Wrapped):
+    """One that falls asleep in the middle of the first write of a key that is no mark, until `meanwhile()` returns."""
+
+    def __init__(self, storage, key, meanwhile):
+        Wrapped.__init__(self, storage)
+        self.key, self.meanwhile = key, meanwhile
+
+    def write(self, key, data, expected=None):
+        if key == self.key and b'"for"' not in data and self.meanwhile:
+            meanwhile, self.meanwhile = self.meanwhile, None
+            meanwhile()
+        return Wrapped.write(self, key, data, expected)
 
 
 @pytest.mark.parametrize("part", ["state.json", "MANIFEST.json"])
@@ -156,25 +170,69 @@ def test_a_trainer_that_slept_in_the_middle_of_a_write_does_not_spoil_what_its_s
     """It had looked before it slept, its lease too; the request itself goes out after the successor's."""
     key, storage = "p/checkpoints/step-00000001/" + part, conditional()
 
-    class Sleeps(Wrapped):
-        def write(self, written, data, expected=None):
-            if written == key and not self.stored.count("slept"):
-                self.stored.append("slept")
-                successor = start(conditional(), "p", queue_path=str(tmp_path / "successor.json"))
-                successor.submit(checkpoint(tmp_path / "successor", 1, weights=b"WEIGHTS"))
-                assert successor.wait()
-                found.append(storage.read(key))
-            return Wrapped.write(self, written, data, expected)
+    def meanwhile():
+        successor = start(conditional(), "p", queue_path=str(tmp_path / "successor.json"))
+        successor.submit(checkpoint(tmp_path / "successor", 1, weights=b"WEIGHTS"))
+        assert successor.wait()
+        found.append(storage.read(key))
 
     def note(kind, **facts):
         conflicts.append((kind, storage.read(key)))
         told.set()
 
     found, conflicts, told = [], [], threading.Event()
-    sleeper = start(Sleeps(storage), "p", on_event=note, pause=1000)
+    sleeper = start(Sleeps(storage, key, meanwhile), "p", on_event=note, pause=1000)
     sleeper.submit(checkpoint(tmp_path / "sleeper", 1, weights=b"weights"))
     told.wait()
     assert conflicts[0] == ("retry", found[0])
+
+
+def test_a_trainer_that_slept_does_not_vouch_for_the_files_of_a_successor_that_died_before_its_manifest(conditional, start, tmp_path):
+    storage, manifest = conditional(), "p/checkpoints/step-00000001/MANIFEST.json"
+
+    def dies():
+        died.set()
+        raise TakenOver("killed")
+
+    def meanwhile():
+        successor = start(Sleeps(conditional(), manifest, dies), "p", queue_path=str(tmp_path / "successor.json"))
+        successor.submit(checkpoint(tmp_path / "successor", 1, weights=b"WEIGHTS"))
+        died.wait()
+
+    def note(kind, **facts):
+        events.append(kind)
+        told.set()
+
+    events, died, told = [], threading.Event(), threading.Event()
+    sleeper = start(Sleeps(storage, manifest, meanwhile), "p", on_event=note, pause=1000)
+    sleeper.submit(checkpoint(tmp_path / "sleeper", 1))
+    told.wait()
+    assert events == ["retry"]
+    assert remote_names(storage, "p") == []
+
+
+def test_what_was_sent_before_somebody_else_wrote_there_is_sent_again(storage, start, tmp_path):
+    """The first is killed before its manifest, a second one before its own, and the first goes on with the queue it had."""
+    path = checkpoint(tmp_path, 1)
+
+    def until_the_manifest(folder, queue):
+        reached = threading.Event()
+
+        def dies():
+            reached.set()
+            raise TakenOver("killed")
+
+        killed = start(Sleeps(storage, "p/checkpoints/step-00000001/MANIFEST.json", dies), "p", queue_path=str(tmp_path / queue))
+        killed.submit(folder)
+        reached.wait()
+
+    until_the_manifest(path, "first.json")
+    until_the_manifest(checkpoint(tmp_path / "second", 1, weights=b"WEIGHTS"), "second.json")
+    again = start(storage, "p", queue_path=str(tmp_path / "first.json"), present=[path])
+    assert again.wait()
+    state = open(os.path.join(path, "state.json"), "rb").read()
+    assert storage.read("p/checkpoints/step-00000001/state.json") == state
+    assert storage.read("p/checkpoints/step-00000001/model.data-00000-of-00001") == b"weights"
 
 
 def test_a_late_upload_of_an_old_checkpoint_does_not_turn_latest_back(storage, start, tmp_path):
@@ -212,7 +270,7 @@ def test_an_error_that_passes_is_retried_and_what_was_sent_is_not_sent_again(sta
     assert uploader.wait()
     assert uploader.failed() == {}
     assert events == [("retry", "no route to host")] * 2 + [("uploaded", None)]
-    assert len(wrapped.stored) == 5
+    assert len(wrapped.stored) == 6
 
 
 def test_errors_that_pass_are_borne_for_as_long_as_it_takes_and_checkpoints_keep_their_order(start, tmp_path):
@@ -381,7 +439,8 @@ def test_a_lease_that_is_lost_in_the_middle_of_a_file_ends_the_transfer(start, t
     uploader = start(Wrapped(storage, lost.append), "p", lease=Lost())
     uploader.submit(checkpoint(tmp_path, 1))
     assert not uploader.wait()
-    assert storage.sizes() == {}
+    assert set(storage.sizes()) == {"p/checkpoints/step-00000001/MANIFEST.json"}  # the mark
+    assert remote_names(storage, "p") == []
 
 
 def test_a_pointer_of_a_later_trainer_is_not_overwritten_even_by_a_higher_step(storage, start, tmp_path):

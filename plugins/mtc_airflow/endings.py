@@ -1,0 +1,34 @@
+"""What the exit code of a step means to Airflow, and the sentence that says so."""
+
+from __future__ import annotations
+
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
+USER_ERROR, STOPPED, KILLED = 2, 3, 128 + 9
+
+
+class StepFailed(AirflowException):
+    """The command of a step ended without success; the next try resumes."""
+
+
+def failure(sentence: str, code: str | int | None, *, stopping: bool, requested_by: str | None) -> AirflowException:
+    """The exception for a command that ended without success: tried again, unless a person has to do something first.
+
+    stopping: this task was told to stop. requested_by: who asked the command itself to stop, on the Training page or by `tasks.control`.
+    """
+    if stopping or code == USER_ERROR or (code == STOPPED and requested_by is not None):
+        return AirflowFailException(sentence)
+    return StepFailed(sentence)
+
+
+def sentence(task_id: str, code: str | int | None, why: str, where: str) -> str:
+    """One sentence on how a command ended. why: in its own words; where: the way to its output, "see ...". code None: it was lost."""
+    if code == USER_ERROR:
+        return why or f"{task_id} refused its arguments; {where}"
+    if code == STOPPED and why.startswith("stopped by"):
+        return f"{why}; clear this task to go on from there"
+    if code == STOPPED:
+        return f"{task_id} has saved and left; another try resumes from there"
+    if code in (None, KILLED):
+        return f"{task_id} was killed (out of memory, or the machine went down); {where}"
+    return f"{task_id} ended with exit code {code}{': ' + why if why else ''}; {where}"

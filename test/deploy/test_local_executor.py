@@ -1,0 +1,94 @@
+"""PostgreSQL + LocalExecutor: one training, and what it is trained on dies or goes away under it, part by part."""
+
+import os
+import subprocess
+import time
+
+import pytest
+
+from test.dag.conftest import HOME, REAL_PYTHON, ROOT, TINY, wait_for
+from test.deploy.servers import Deployment
+
+AWAY_SECONDS = int(os.environ.get("MTC_AWAY_SECONDS", "45"))
+"""How long the API server is away: with Airflow's own settings a training would be killed after 28 s."""
+RUN = "faults"
+
+
+@pytest.fixture(scope="module")
+def airflow(postgres):
+    settings = {
+        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "100",
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
+        "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "10",
+    }
+    with Deployment(HOME / "local-executor", postgres.new_database("local_executor"), **settings) as deployment:
+        deployment.log_in("", "")
+        yield deployment
+
+
+@pytest.fixture(scope="module")
+def training(airflow):
+    """A run that trains until it is asked to end."""
+    rules = [rule for rule in TINY if not rule.startswith(("train.steps", "train.snapshot_every"))]
+    rules += [f"data.root={airflow.home / 'data'}", f"storage.uri={airflow.home / 'storage'}", "train.steps=1000000", "train.snapshot_every=100"]
+    airflow.trigger(RUN, set=rules)
+    wait_for(lambda: len(airflow.journal(RUN)) > 2 or airflow.state(RUN) == "failed", "the first steps", 240)
+    assert airflow.state(RUN) == "running", airflow.output()
+    return airflow
+
+
+def more_steps(airflow, seconds=60):
+    before = len(airflow.journal(RUN))
+    wait_for(lambda: len(airflow.journal(RUN)) > before + 5, "more steps", seconds)
+
+
+def healthy(airflow):
+    airflow.tend()
+    try:
+        health = airflow.rest("GET", "/api/v2/monitor/health")
+    except OSError:
+        return False
+    return health["scheduler"]["status"] == health["metadatabase"]["status"] == "healthy"
+
+
+@pytest.mark.timeout(900)
+def test_a_training_outlives_scheduler_database_and_api_server(training, postgres):
+    # the scheduler's first process alone, and then all of it with the workers of its executor
+    for all_of_it in (False, True):
+        training.kill("scheduler", all_of_it)
+        more_steps(training)
+        training.start("scheduler")
+        time.sleep(10)
+
+    postgres.stop("immediate")
+    more_steps(training)
+    time.sleep(10)
+    postgres.start()
+    try:
+        wait_for(lambda: healthy(training), "Airflow on the database that is back", 120)
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{training.output()[-20000:]}") from None
+    more_steps(training)
+
+    training.freeze("api-server", AWAY_SECONDS)
+    more_steps(training)
+
+    # The run comes to its end, as somebody wishes. A restarted scheduler takes a task away from the workers of the one before, which outlived it: they
+    # stop the trainer, it saves, and the next try has resumed or is about to.
+    wait_for(lambda: training.state(RUN, "train") == "running" and end_after(training, 60), "a trainer that takes a wish", 240)
+    assert training.end_of(RUN) == "success", training.output()[-20000:]
+    steps = [line["step"] for line in training.journal(RUN)]
+    assert steps == list(range(1, len(steps) + 1))  # none lost, none repeated
+    ends = [line["status"] for line in training.journal(RUN, "end")]
+    assert ends == ["stopped"] * (len(ends) - 1) + ["success"]
+    assert len(training.journal(RUN, "start")) == len(ends) <= 3  # one trainer after the other, each of which has saved
+    assert training.found(RUN, "train")["try_number"] <= 4  # of 6: each of two killed schedulers costs at most one, and a stopped trainer another
+
+
+def end_after(airflow, more):
+    """Ask the trainer to end so many steps from now; returns whether it has heard."""
+    last = airflow.journal(RUN)[-1]["step"] + more
+    command = [REAL_PYTHON, "-m", "tasks.control", "--run-dir", str(airflow.run_dir(RUN)), "steps", str(last)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 0
