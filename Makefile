@@ -53,5 +53,5 @@ lock: ## renew requirements/*.lock from requirements.txt (needs Python 3.11 and 
 	@scripts/lock.sh
 
 clean: ## remove environments, Airflow's database and caches; never data/, runs/, snapshots/, storage/
-	rm -rf .venv .venv-train .venv-train2 .setup .airflow .pytest_cache .ruff_cache .mypy_cache plugins/mtc_airflow/training_page/static/vendor
+	rm -rf .venv .venv-train .venv-train2 .venv-deploy .setup .airflow .pytest_cache .ruff_cache .mypy_cache plugins/mtc_airflow/training_page/static/vendor
 	find . -name __pycache__ -type d -not -path './data/*' -not -path './runs/*' -not -path './snapshots/*' -not -path './storage/*' -prune -exec rm -rf {} +

@@ -2,8 +2,8 @@
 
 A save holds up the loop for the copy of all variables to the host and a little more; the file is written while the next steps run, which it may slow
 down on a CPU. Prints both, as shares of a step's time in the same run, and writes benchmarks/out/stall-tf1.json or -tf2.json. Exits with 1 where the
-loop was held up, beyond the copy, for more than 5 % of a step, or where the SIGTERM that ends the training needs more than 5 s from the end of the step
-under way to the checkpoint being whole. docs/reliability.md has figures.
+loop was held up, beyond the copy, for more than 5 % of a step, or where the SIGTERM that ends the training needs more than 5 s from the end of the
+step under way to the checkpoint being whole. docs/reliability.md has figures.
 """
 
 import argparse

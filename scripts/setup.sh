@@ -2,7 +2,9 @@
 # Makes the project's environments: .venv (Airflow) and .venv-train (training); `make setup`. Quick when nothing has changed.
 #
 #   scripts/setup.sh            both environments
-#   scripts/setup.sh --tests    and the test tools, and .venv-train2: TensorFlow 2, to test on both TensorFlows where .venv-train has TensorFlow 1.15
+#   scripts/setup.sh --deploy   and .venv-deploy: Airflow with PostgreSQL, Celery, FAB, Kubernetes and S3, for more than one machine (docs/deploy.md)
+#   scripts/setup.sh --tests    and the test tools; .venv-train2: TensorFlow 2, to test on both TensorFlows where .venv-train has TensorFlow 1.15; and
+#                               .venv-deploy, where the servers that its tests start are on this machine
 #
 # MTC_PYTHON_AIRFLOW   the Python for Airflow (3.10 to 3.14); else 3.11 or the next best that is found
 # MTC_PYTHON37         the Python 3.7 for training; "none": TensorFlow 2 even if there is a 3.7; "auto": look for one. Remembered until it is set anew.
@@ -13,9 +15,13 @@ source scripts/interpreters.sh
 source scripts/venv.sh
 
 case "${1:-}" in
-    "") tests=no ;;
-    --tests) tests=yes ;;
-    *) fail "scripts/setup.sh takes --tests or nothing, not $1" ;;
+    "") tests=no deploy=no ;;
+    --deploy) tests=no deploy=yes ;;
+    --tests)
+        tests=yes deploy=yes
+        servers_missing >/dev/null && deploy=no
+        ;;
+    *) fail "scripts/setup.sh takes --tests, --deploy or nothing, not $1" ;;
 esac
 # What users set for their own programs must not reach into the environments that are made here: pip would take CANN's packages on PYTHONPATH for installed.
 pythonpath=${PYTHONPATH:-}
@@ -37,6 +43,10 @@ reason=
 # Without a wish, an environment keeps the interpreter that it has, whatever PATH is today.
 { [ -z "${MTC_PYTHON_AIRFLOW:-}" ] && airflow=$(interpreter_of .venv); } || airflow=$(find_airflow_python) || fail "$airflow"
 build_venv .venv "$airflow" requirements/airflow-py311.lock -e 800 || fail ".venv could not be made: $reason"
+
+if [ "$deploy" = yes ]; then
+    build_venv .venv-deploy "$airflow" requirements/deploy-py311.lock -e 1500 requirements/deploy.txt || fail ".venv-deploy could not be made: $reason"
+fi
 
 # --- the front end of the Training page
 if ! missing=$(PYTHONPATH=plugins .venv/bin/python -m mtc_airflow.training_page.vendor 2>&1); then
@@ -93,6 +103,7 @@ printf 'request %s\nwhy %s\nrefused %s\n' "$request" "$why" "$refused" >"$LOG_DI
 # --- what the tests need
 if [ "$tests" = yes ]; then
     add_test_tools .venv "$airflow" requirements/test-airflow-py311.lock
+    [ "$deploy" = no ] || add_test_tools .venv-deploy "$airflow" requirements/test-deploy-py311.lock
     if [ -n "$train" ]; then
         add_test_tools .venv-train "$train" requirements/test-train-py37.lock
         build_venv .venv-train2 "$airflow" requirements/train-py311.lock -v 3500 || fail ".venv-train2 could not be made: $reason"
@@ -104,6 +115,7 @@ fi
 
 # --- what there is now
 echo "Set up in $((SECONDS - started)) s: Airflow $(cat .venv/.mtc-versions) in .venv, on Python $(version_of "$airflow")"
+[ "$deploy" = no ] || echo "For several machines: Airflow $(cat .venv-deploy/.mtc-versions) with PostgreSQL, Celery, FAB, Kubernetes and S3, in .venv-deploy"
 if [ -n "$own" ]; then
     training=$own
     echo "Training: $(tail -n 1 "$log"), in $own"

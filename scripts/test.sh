@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # Runs all test suites and ends with one line that sums them up; `make test`. Arguments go to pytest.
 #
-# test/ without test/dag runs on every training environment, test/dag (about Airflow) in .venv, all side by side: each keeps a core busy at most, and
-# test/dag waits most of the time. Counts come from pytest's own JUnit files; a suite that leaves none (a crash of the interpreter) counts as one failure.
+# test/ without test/dag and test/deploy runs on every training environment, test/dag (about Airflow) in .venv and test/deploy (on PostgreSQL, Redis and
+# the like) in .venv-deploy, side by side: each keeps a core busy at most, and those about Airflow wait most of the time. Counts come from pytest's own JUnit files; a suite that leaves none (a crash of the interpreter) counts as one failure.
 set -uo pipefail
 cd -- "$MTC_HOME" || exit 1
+source scripts/interpreters.sh
+source scripts/venv.sh
 
 passed=0 failed=0 skipped=0 summary=
 memory=/dev/shm # the tests flush thousands of small files, which a slow disk makes minutes of
@@ -71,19 +73,27 @@ in_background() {
 
 airflow="Airflow $(versions_of .venv)"
 in_background airflow "$MTC_HOME/.venv/bin/python" test/dag "$@"
+deploy=
+if [ -f .venv-deploy/.mtc-tests ] && ! servers_missing >/dev/null; then
+    deploy="Airflow $(versions_of .venv-deploy) on several machines"
+    in_background deploy "$MTC_HOME/.venv-deploy/bin/python" test/deploy "$@"
+else
+    skipped=1
+    summary="  skipped: test/deploy, about several machines: there is no $(servers_missing || echo .venv-deploy) here"$'\n'
+fi
 second=
 export MTC_CRASH_CYCLES=50 # of the test suites together
 if [ -f .venv-train2/.mtc-tests ]; then
     export MTC_CRASH_CYCLES=25
     second="training on $(versions_of .venv-train2)"
-    in_background second "$MTC_HOME/.venv-train2/bin/python" test --ignore=test/dag "$@"
+    in_background second "$MTC_HOME/.venv-train2/bin/python" test --ignore=test/dag --ignore=test/deploy "$@"
 fi
-printf '\n--- %s (beside it: %s%s)\n' "$first" "$airflow" "${second:+; $second}"
-suite first "$MTC_PYTHON" test --ignore=test/dag "$@"
+printf '\n--- %s (beside it: %s%s%s)\n' "$first" "$airflow" "${deploy:+; $deploy}" "${second:+; $second}"
+suite first "$MTC_PYTHON" test --ignore=test/dag --ignore=test/deploy "$@"
 tally first "$first"
 wait
-for name in ${second:+second} airflow; do
-    [ $name = airflow ] && title=$airflow || title=$second
+for name in ${second:+second} airflow ${deploy:+deploy}; do
+    title=${!name}
     printf '\n--- %s\n' "$title"
     cat "$folder/$name.txt"
     tally $name "$title"

@@ -22,6 +22,14 @@ is_current() {
     [ -f "$1/$3" ] && [ "$(cat -- "$1/$3")" = "$2" ] && "$1/bin/python" -c '' 2>/dev/null
 }
 
+# servers_missing: print which of the servers that test/deploy starts are not on this machine; fails where all are.
+servers_missing() {
+    local missing=()
+    compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null || missing+=(postgresql)
+    command -v redis-server >/dev/null || missing+=(redis-server)
+    [ ${#missing[@]} -gt 0 ] && echo "${missing[*]}"
+}
+
 # run LABEL COMMAND...: run a step with its output in $log, and print how long it took.
 run() {
     local label=$1 started=$SECONDS status
@@ -36,7 +44,8 @@ run() {
     fi
 }
 
-# build_venv DIR FOUND LOCK SELECT MEGABYTES: make DIR on the interpreter FOUND; SELECT is the grep option that picks its lines of requirements.txt.
+# build_venv DIR FOUND LOCK SELECT MEGABYTES [MORE]: make DIR on the interpreter FOUND; SELECT is the grep option that picks its lines of
+# requirements.txt, MORE a file with further ones.
 # Returns 1, with the reason in $reason, where a package cannot be had for this interpreter; any other failure ends the set-up.
 build_venv() {
     local dir=$1 found=$2 lock=$3 select=$4 log=$LOG_DIR/${1#.}.log wanted exact=yes
@@ -55,7 +64,7 @@ build_venv() {
         reason=$(missing_package "$log")
         if [ "$exact" = no ] && [ -n "$reason" ]; then
             echo "  $lock was made for another Python and does not fit $(minor_of "$found") ($reason): resolving requirements.txt instead"
-            grep -v '^#' requirements.txt | grep "$select" '^apache-airflow' >"$LOG_DIR/${dir#.}.txt"
+            grep -v '^#' requirements.txt | grep "$select" '^apache-airflow' | cat - ${6+"$6"} >"$LOG_DIR/${dir#.}.txt"
             : >"$log"
             run "$dir: requirements.txt" "$python" -m pip install -r "$LOG_DIR/${dir#.}.txt" || fail_install "$dir" "$log"
         elif [ -n "$reason" ]; then
@@ -84,7 +93,8 @@ add_test_tools() {
     if ! run "$dir: test tools" "$dir/bin/python" -m pip install -c "$LOG_DIR/${dir#.}.freeze" -r "$lock"; then
         [ -n "$(missing_package "$log")" ] || fail_install "$dir" "$log"
         local tools=(-r requirements/test.txt)
-        [ "$dir" = .venv ] && tools+=(-r requirements/lint.txt)
+        [ "$dir" = .venv ] && tools+=(-r requirements/test-airflow.txt -r requirements/lint.txt)
+        [ "$dir" = .venv-deploy ] && tools+=(-r requirements/test-deploy.txt)
         run "$dir: test tools, newest versions" "$dir/bin/python" -m pip install -c "$LOG_DIR/${dir#.}.freeze" "${tools[@]}" || fail_install "$dir" "$log"
     fi
     printf '%s\n' "$wanted" >"$dir/.mtc-tests"

@@ -1,8 +1,8 @@
 """A step in a pod of its own on Kubernetes, where the cluster hands out the devices: `train`, where `MTC_TRAIN_POD` names a pod template.
 
 Same contract as `step_operator`. The run directory is on a volume that workers, API server and pod share at the same path, so the Training page, the
-step's record and the trainer's lock work as they do without pods. A try that finds the pod of an earlier one follows it (Airflow's own reattaching by
-labels). Stopping deletes the pod with the grace period of its template: the trainer gets SIGTERM, saves and leaves. Needs the provider cncf.kubernetes.
+step's record and the trainer's lock work as they do without pods. A try that finds the pod of an earlier one follows it (Airflow's own "durable").
+Stopping deletes the pod with the grace period of its template: the trainer gets SIGTERM, saves and leaves. Needs the provider cncf.kubernetes.
 """
 
 from __future__ import annotations

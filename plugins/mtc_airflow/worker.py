@@ -1,8 +1,8 @@
 """A Celery worker that stops cleanly: `python -m mtc_airflow.worker --queues npu --concurrency 1`; the words are those of `airflow celery worker`.
 
-Celery ends gently by waiting for its tasks, and a training takes days; whoever stops the worker then kills it, in a container with all that runs there.
-So on SIGTERM or SIGINT this asks, beside the worker, the steps that run on this machine for this Airflow to save and leave. Their tasks are tried again,
-on the next worker of the queue, and resume. The exit code is the worker's. Airflow's own SIGQUIT (a cold end) is passed on as it is.
+Celery ends gently by waiting for its tasks, and a training takes days; whoever stops the worker then kills it, in a container with all that runs
+there. So on SIGTERM or SIGINT this asks, beside the worker, the steps that run on this machine for this Airflow to save and leave. Their tasks are
+tried again, on the next worker of the queue, and resume. The exit code is the worker's. SIGQUIT, Celery's cold end, is passed on as it is.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from test.dag.conftest import REAL_PYTHON, _clean_up, interruptible  # noqa: F401: fixtures
+from test.dag.conftest import REAL_PYTHON, _clean_up, interruptible  # noqa: F401 - fixtures
 from test.deploy import servers
 
 

@@ -17,8 +17,31 @@ from test.deploy.servers import Deployment
 RUN = "manual__2026-03-04T05:06:07+00:00"
 PARTS = {
     **Deployment.PARTS,
-    "worker": ["celery", "worker", "--queues", "default", "--concurrency", "2", "--celery-hostname", "worker@test", "--skip-serve-logs"],
-    "trainer": ["mtc_airflow.worker", "--queues", "npu", "--concurrency", "1", "--celery-hostname", "trainer@test", "--skip-serve-logs"],
+    "worker": [
+        "celery",
+        "worker",
+        "--queues",
+        "default",
+        "--concurrency",
+        "2",
+        "--celery-hostname",
+        "worker@test",
+        "--skip-serve-logs",
+        "--pid",
+        f"{HOME}/worker.pid",
+    ],
+    "trainer": [
+        "mtc_airflow.worker",
+        "--queues",
+        "npu",
+        "--concurrency",
+        "1",
+        "--celery-hostname",
+        "trainer@test",
+        "--skip-serve-logs",
+        "--pid",
+        f"{HOME}/trainer.pid",
+    ],
 }
 WEBHOOK_TOKEN = "token-of-the-webhook"
 
@@ -93,15 +116,16 @@ def airflow(postgres, redis, told, bucket):
     deployment = Deployment(HOME / "celery", database, PARTS, **settings)
     extra = json.dumps({"endpoint_url": bucket[0], "region_name": "us-east-1", "config_kwargs": {"s3": {"addressing_style": "path"}}})
     extra = json.dumps({**json.loads(extra), "aws_session_token": leaks.TOKEN})
+    connection = ["connections", "add", "--conn-type"]
+    hook = f"http://127.0.0.1:{told.web.server_port}/hook"
+    mail = json.dumps({"from_email": "mtc@example.org", "disable_ssl": True, "disable_tls": True})
     deployment.prepared = [
         ["users", "create", *_user("admin", "Admin")],
         ["users", "create", *_user("bob", "Viewer")],
-        ["connections", "add", "mtc_s3", "--conn-type", "aws", "--conn-login", leaks.KEY_ID, "--conn-password", leaks.SECRET, "--conn-extra", extra],
-        ["connections", "add", "mtc_webhook", "--conn-type", "http", "--conn-host", f"http://127.0.0.1:{told.web.server_port}/hook", "--conn-password",
-         WEBHOOK_TOKEN],
-        ["connections", "add", "mtc_smtp", "--conn-type", "smtp", "--conn-host", "127.0.0.1", "--conn-port", str(told.mail.port), "--conn-extra",
-         json.dumps({"from_email": "mtc@example.org", "disable_ssl": True, "disable_tls": True})],
-    ]  # fmt: skip
+        [*connection, "aws", "mtc_s3", "--conn-login", leaks.KEY_ID, "--conn-password", leaks.SECRET, "--conn-extra", extra],
+        [*connection, "http", "mtc_webhook", "--conn-host", hook, "--conn-password", WEBHOOK_TOKEN],
+        [*connection, "smtp", "mtc_smtp", "--conn-host", "127.0.0.1", "--conn-port", str(told.mail.port), "--conn-extra", mail],
+    ]
     with deployment:
         deployment.log_in("admin", "admin")
         yield deployment

@@ -11,7 +11,7 @@ import yaml
 from airflow.sdk.exceptions import AirflowFailException
 
 from mtc_airflow import deployment, endings, params
-from test.dag.conftest import ROOT, steps, wait_for  # noqa: F401: a fixture
+from test.dag.conftest import ROOT, steps, wait_for  # noqa: F401 - a fixture  # noqa: F401 - a fixture
 from test.dag.test_step_operator import Store, execute, in_background
 from test.deploy.kube import Cluster
 
@@ -57,6 +57,23 @@ def test_a_template_is_a_pod_with_one_device(template):
     assert container["resources"]["limits"][DEVICES[template.name]] == 1
     mounted = {mount["name"] for mount in container["volumeMounts"]}
     assert mounted == {volume["name"] for volume in pod["spec"]["volumes"]}
+
+
+def test_the_other_manifests_fit_their_schemas_and_each_other():
+    folder = ROOT / "deploy" / "kubernetes"
+    documents = [document for name in ("volume.yaml", "rights.yaml") for document in yaml.safe_load_all((folder / name).read_text())]
+    for document in documents:
+        kubernetes_validate.validate(document, "1.37", strict=True)
+    claim, role, binding = documents
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    values = yaml.safe_load((folder / "values.yaml").read_text())
+    assert values["volumes"][0]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+    for template in TEMPLATES:
+        volumes = yaml.safe_load(template.read_text())["spec"]["volumes"]
+        assert {"name": "shared", "persistentVolumeClaim": {"claimName": claim["metadata"]["name"]}} in volumes
+    environ = {entry["name"]: entry["value"] for entry in values["env"]}
+    assert (ROOT / environ["MTC_TRAIN_POD"].removeprefix("/opt/mtc/")).is_file()
+    assert (ROOT / values["config"]["core"]["dags_folder"].removeprefix("/opt/mtc/") / "mtc_train.py").is_file()
 
 
 def test_a_pod_trains_and_its_task_returns_what_others_do(cluster, context, steps):  # noqa: F811

@@ -75,8 +75,8 @@ def test_a_training_outlives_scheduler_database_and_api_server(training, postgre
     training.freeze("api-server", AWAY_SECONDS)
     more_steps(training)
 
-    # The run comes to its end, as somebody wishes. A restarted scheduler takes a task away from the workers of the one before, which outlived it: they
-    # stop the trainer, it saves, and the next try has resumed or is about to.
+    # The run comes to its end, as somebody wishes. A restarted scheduler takes a task away from the workers of the one before, which outlived it:
+    # they stop the trainer, it saves, and the next try has resumed or is about to.
     wait_for(lambda: training.state(RUN, "train") == "running" and end_after(training, 60), "a trainer that takes a wish", 240)
     assert training.end_of(RUN) == "success", training.output()[-20000:]
     steps = [line["step"] for line in training.journal(RUN)]

@@ -230,8 +230,8 @@ def test_what_was_sent_before_somebody_else_wrote_there_is_sent_again(storage, s
     until_the_manifest(checkpoint(tmp_path / "second", 1, weights=b"WEIGHTS"), "second.json")
     again = start(storage, "p", queue_path=str(tmp_path / "first.json"), present=[path])
     assert again.wait()
-    state = open(os.path.join(path, "state.json"), "rb").read()
-    assert storage.read("p/checkpoints/step-00000001/state.json") == state
+    with open(os.path.join(path, "state.json"), "rb") as f:
+        assert storage.read("p/checkpoints/step-00000001/state.json") == f.read()
     assert storage.read("p/checkpoints/step-00000001/model.data-00000-of-00001") == b"weights"
 
 
