@@ -22,7 +22,7 @@ POLL_SECONDS = 0.5
 def main(words: list[str]) -> int:
     """Run the worker until it ends; return its exit code."""
     asked_to_end = []
-    worker = subprocess.Popen([sys.executable, "-m", "airflow", "celery", "worker", *words], start_new_session=True)
+    worker = subprocess.Popen([sys.executable, "-m", "airflow", "celery", "worker", *words])
 
     def end(number, frame):
         asked_to_end.append(number)
