@@ -14,7 +14,7 @@ import sys
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import BaseOperator, DeadlineAlert, DeadlineReference, SyncCallback
+from airflow.sdk import AsyncCallback, BaseOperator, DeadlineAlert, DeadlineReference
 
 from mtc_airflow.step_operator import StepOperator
 
@@ -41,7 +41,8 @@ def deadline() -> DeadlineAlert | None:
     hours = _number("MTC_DEADLINE_HOURS", 0)
     if not hours:
         return None
-    callback = SyncCallback("mtc_airflow.notify.on_deadline", kwargs={"hours": hours})
+    # Awaited in the triggerer: what an executor runs for a deadline may not read connections.
+    callback = AsyncCallback("mtc_airflow.notify.on_deadline", kwargs={"hours": hours})
     return DeadlineAlert(reference=DeadlineReference.DAGRUN_QUEUED_AT, interval=timedelta(hours=hours), callback=callback)
 
 

@@ -15,6 +15,7 @@ import urllib.request
 from typing import Any
 
 from airflow.sdk import conf
+from asgiref.sync import sync_to_async
 
 from mtc_airflow import connections, run_directory
 
@@ -31,13 +32,18 @@ def message(context, reason: Any) -> dict[str, Any]:
     """What there is to say, JSON-able: {"text", "dag_id", "run_id", "task_id", "reason", "step", "loss", "page", "log"}."""
     ti = context["ti"]
     progress = run_directory.progress(run_directory.run_directory(ti.dag_id, ti.run_id))
-    base = (conf.get("api", "base_url", fallback="") or "http://localhost:8080").rstrip("/")
-    run = f"{base}/dags/{urllib.parse.quote(ti.dag_id)}/runs/{urllib.parse.quote(ti.run_id, safe='')}"
+    run = _address(ti.dag_id, ti.run_id)
     facts = {"dag_id": ti.dag_id, "run_id": ti.run_id, "task_id": ti.task_id, "reason": str(reason or "no reason is known")}
     facts.update(step=progress.get("step"), loss=progress.get("loss"), page=f"{run}/plugin/mtc_training", log=f"{run}/tasks/{ti.task_id}")
     trained = f" Last step {facts['step']}, loss {facts['loss']}." if progress else ""
     facts["text"] = f"{ti.task_id} of {ti.dag_id} {ti.run_id} has failed: {facts['reason']}.{trained}\n{facts['page']}\n{facts['log']}"
     return facts
+
+
+def _address(dag_id: str, run_id: str) -> str:
+    """Where the web UI shows a run."""
+    base = (conf.get("api", "base_url", fallback="") or "http://localhost:8080").rstrip("/")
+    return f"{base}/dags/{urllib.parse.quote(dag_id)}/runs/{urllib.parse.quote(run_id, safe='')}"
 
 
 def send(facts: dict[str, Any], addresses) -> None:
@@ -79,13 +85,14 @@ def _html(text: str) -> str:
     return "<p>" + html.escape(text).replace("\n", "<br>") + "</p>"
 
 
-def on_deadline(context=None, hours: float = 0.0, **_: Any) -> None:
+async def on_deadline(context=None, hours: float = 0.0, **_: Any) -> None:
     """What a missed deadline calls (`mtc_airflow.deployment`): tells, and lets the run go on."""
     run = (context or {}).get("dag_run") or {}
     known = run if isinstance(run, dict) else {"dag_id": run.dag_id, "run_id": run.run_id}
     dag_id, run_id = str(known.get("dag_id", "mtc_train")), str(known.get("run_id") or known.get("dag_run_id") or "a run")
     facts = {"dag_id": dag_id, "run_id": run_id, "task_id": "deadline", "reason": f"it is not through after {hours:g} h"}
     progress = run_directory.progress(run_directory.run_directory(dag_id, run_id))
-    facts.update(step=progress.get("step"), loss=progress.get("loss"))
-    facts["text"] = f"{dag_id} {run_id} is not through after {hours:g} h; it goes on" + (f" at step {facts['step']}." if progress else ".")
-    send(facts, [])
+    facts.update(step=progress.get("step"), loss=progress.get("loss"), page=f"{_address(dag_id, run_id)}/plugin/mtc_training")
+    goes_on = f" at step {facts['step']}" if progress else ""
+    facts["text"] = f"{dag_id} {run_id} is not through after {hours:g} h; it goes on{goes_on}.\n{facts['page']}"
+    await sync_to_async(send)(facts, [])

@@ -1,5 +1,6 @@
 """Who is told of a failure, and what; nothing of it may turn a failed task into something worse."""
 
+import asyncio
 import http.server
 import json
 import logging
@@ -90,7 +91,7 @@ def test_a_message_that_cannot_be_sent_is_logged_and_no_more(context, monkeypatc
 
 
 def test_a_missed_deadline_is_told(context, webhook):
-    notify.on_deadline(context={"dag_run": {"dag_id": "mtc_train", "run_id": RUN}}, hours=2.0)
+    asyncio.run(notify.on_deadline(context={"dag_run": {"dag_id": "mtc_train", "run_id": RUN}}, hours=2.0))
     assert webhook[0][1]["text"] == f"mtc_train {RUN} is not through after 2 h; it goes on at step 20."
 
 
