@@ -92,7 +92,10 @@ def test_a_message_that_cannot_be_sent_is_logged_and_no_more(context, monkeypatc
 
 def test_a_missed_deadline_is_told(context, webhook):
     asyncio.run(notify.on_deadline(context={"dag_run": {"dag_id": "mtc_train", "run_id": RUN}}, hours=2.0))
-    assert webhook[0][1]["text"] == f"mtc_train {RUN} is not through after 2 h; it goes on at step 20."
+    told, page = webhook[0][1]["text"].splitlines()
+    assert told == f"mtc_train {RUN} is not through after 2 h; it goes on at step 20."
+    assert page == webhook[0][1]["page"]
+    assert page.endswith("/plugin/mtc_training")
 
 
 def test_the_storage_s_connection_becomes_the_environment_of_a_step(monkeypatch, caplog):
