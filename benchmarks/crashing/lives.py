@@ -7,6 +7,7 @@ the seed; how far a trainer gets until a timed kill depends on the machine, of c
 
 import collections
 import contextlib
+import errno
 import logging
 import os
 import random
@@ -258,10 +259,8 @@ class Life:
         child = self._start()
         ended = child.wait(self.rng.uniform(0, 0.8 * self.worker.duration))
         room = self.rng.choice((0, 4096, 65536, 200000))
-        free = os.statvfs(self.worker.disk)
-        size = max(0, free.f_bavail * free.f_frsize - room)
         with open(filler, "wb") as f:
-            os.posix_fallocate(f.fileno(), 0, size) if size else None
+            _fill(f, room)
         if ended is None:
             ended = child.wait(PATIENCE)
         os.unlink(filler)
@@ -270,6 +269,20 @@ class Life:
         require(done or "No space left" in printed, "the full disk is not named: {}", printed[-2000:])
         self.worker.full += not done
         return done and self._run_to_the_end()  # which mends what a full disk did not take, such as the record of the step
+
+
+def _fill(f, room):
+    """Let a file take what its disk has left, but for so many bytes. The trainer that is at work there takes some at the same time."""
+    while True:
+        free = os.statvfs(f.fileno())
+        size = max(0, free.f_bavail * free.f_frsize - room)
+        try:
+            if size:
+                os.posix_fallocate(f.fileno(), 0, size)
+            return
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
 
 
 class Worker:

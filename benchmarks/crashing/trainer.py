@@ -51,9 +51,12 @@ class Child:
             os.kill(self.pid, number)
 
     def printed(self):
-        """Return what it has printed."""
-        with open(self.output, encoding="utf-8", errors="replace") as f:
-            return f.read()
+        """Return what it has printed, "" where it was killed before it could."""
+        try:
+            with open(self.output, encoding="utf-8", errors="replace") as f:
+                return f.read()
+        except FileNotFoundError:
+            return ""
 
 
 def prepare(arguments):

@@ -19,6 +19,7 @@ from mtc.storage import Conflict, TransientError, join_key
 log = logging.getLogger("mtc.storage")
 
 NAME = "lease.json"
+_BOOTTIME = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 _SETTLE = 1.0
 """Seconds between writing and reading again on a server without conditional writes: two that start together see who was last."""
 
@@ -29,7 +30,7 @@ class Lease:
     def __init__(self, storage, key, seconds, record, version):
         self._storage, self._key, self.seconds = storage, key, seconds
         self._record, self._version = record, version
-        self._confirmed = time.monotonic()
+        self._confirmed = _clocks()
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._lost = None
@@ -54,7 +55,7 @@ class Lease:
     def confirm(self):
         """Make sure that the lease is held now. Errors: TakenOver; `TransientError` and UserError where the storage cannot be asked."""
         self.check()
-        if time.monotonic() - self._confirmed > self.seconds / 3.0:
+        if max(now - then for now, then in zip(_clocks(), self._confirmed)) > self.seconds / 3.0:
             self._renew()
 
     def close(self):
@@ -83,7 +84,7 @@ class Lease:
             self._write(dict(self._record, expires=_expiry(self.seconds)))
 
     def _write(self, record):
-        asked = time.monotonic()
+        asked = _clocks()
         try:
             self._version = _replace(self._storage, self._key, record, self._version)
         except Conflict:
@@ -188,6 +189,11 @@ def _read(storage, key):
     except ValueError:
         found = None
     return found if isinstance(found, dict) else None, version
+
+
+def _clocks():
+    """This moment by the clocks that may go on while this process does not: one of them stops in the sleep of a machine, or when it is set back."""
+    return time.monotonic(), time.clock_gettime(_BOOTTIME), time.time()
 
 
 def _expiry(seconds):

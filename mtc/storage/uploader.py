@@ -210,6 +210,7 @@ class Uploader:
             problem = self._problem(directory)
             if problem:
                 raise _Damaged(problem)
+            self._lease.confirm()  # this machine may have slept since, and have looked at what a successor has written
             # From here on neither does the manifest of another checkpoint of this name vouch for a mixture, nor can a trainer that was replaced while
             # it slept write the one that it had in hand.
             mark = {"for": hashlib.sha256(manifest).hexdigest(), "fence": self._lease.fence}

@@ -97,6 +97,17 @@ def test_a_holder_that_was_cut_off_learns_that_it_was_replaced(storage):
     assert leases.read(storage, "p")["state"] == "held"
 
 
+def test_a_machine_that_has_slept_asks_again_before_it_writes(folder, monkeypatch):
+    """time.monotonic does not count the sleep of a machine."""
+    held = lease(folder, seconds=3600.0)
+    lease(folder, gone={held.token})
+    held.confirm()  # it was renewed a moment ago
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 4000)
+    with pytest.raises(TakenOver):
+        held.confirm()
+
+
 def test_a_removed_lease_counts_as_lost(folder):
     held = eager(folder)
     folder.delete("p/lease.json")

@@ -41,14 +41,14 @@ def start(tmp_path):
         uploader.close()
 
 
-def checkpoint(folder, step, weights=b"weights"):
+def checkpoint(folder, step, weights=b"weights", of=""):
     """Write a checkpoint directory as the training loop does; return its path."""
     path = folder / "step-{:08d}".format(step)
     path.mkdir(parents=True, exist_ok=True)
     for name, data in (
         ("model.index", b"index"),
         ("model.data-00000-of-00001", weights),
-        ("state.json", json.dumps({"step": step, "of": weights.decode("latin-1")}).encode()),
+        ("state.json", json.dumps({"step": step, "of": of or weights.decode("latin-1")}).encode()),
     ):
         (path / name).write_bytes(data)
     listed = {f.name: {"bytes": f.stat().st_size, "sha256": files.sha256(str(f))} for f in sorted(path.iterdir()) if f.name != "MANIFEST.json"}
@@ -209,6 +209,39 @@ def test_a_trainer_that_slept_does_not_vouch_for_the_files_of_a_successor_that_d
     told.wait()
     assert events == ["retry"]
     assert remote_names(storage, "p") == []
+
+
+def test_a_trainer_that_slept_after_any_look_at_its_lease_leaves_what_its_successor_has_written(conditional, start, tmp_path):
+    """But for a file of weights that it was about to send, whose bytes are the same."""
+    storage, theirs = conditional(), checkpoint(tmp_path / "successor", 1, of="successor")
+
+    class Sleeps(Free):
+        looks = 0
+
+        def confirm(self):
+            self.looks += 1
+            if self.looks == nap:
+                successor = start(storage, "p", queue_path=str(tmp_path / "successor{}".format(nap)))
+                successor.submit(theirs)
+                assert successor.wait()
+            elif self.looks > nap:
+                raise TakenOver("somebody else")
+
+    naps = 0
+    for nap in range(1, 30):
+        for key in storage.sizes("p"):
+            storage.delete(key)
+        lease = Sleeps()
+        sleeper = start(storage, "p", queue_path=str(tmp_path / "sleeper{}".format(nap)), lease=lease)
+        sleeper.submit(checkpoint(tmp_path / "sleeper", 1, of="sleeper"))
+        sleeper.wait()
+        if lease.looks < nap:
+            break
+        naps += 1
+        for name in os.listdir(theirs):
+            with open(os.path.join(theirs, name), "rb") as f:
+                assert storage.read("p/checkpoints/step-00000001/" + name) == f.read(), (nap, name)
+    assert naps >= 8
 
 
 def test_what_was_sent_before_somebody_else_wrote_there_is_sent_again(storage, start, tmp_path):
