@@ -216,16 +216,17 @@ def test_a_trainer_that_slept_after_any_look_at_its_lease_leaves_what_its_succes
     storage, theirs = conditional(), checkpoint(tmp_path / "successor", 1, of="successor")
 
     class Sleeps(Free):
-        looks = 0
+        looks, whole_process = 0, threading.Lock()
 
         def confirm(self):
-            self.looks += 1
-            if self.looks == nap:
-                successor = start(storage, "p", queue_path=str(tmp_path / "successor{}".format(nap)))
-                successor.submit(theirs)
-                assert successor.wait()
-            elif self.looks > nap:
-                raise TakenOver("somebody else")
+            with self.whole_process:
+                self.looks += 1
+                if self.looks == nap:
+                    successor = start(conditional(), "p", queue_path=str(tmp_path / "successor{}".format(nap)))
+                    successor.submit(theirs)
+                    assert successor.wait()
+                elif self.looks > nap:
+                    raise TakenOver("somebody else")
 
     naps = 0
     for nap in range(1, 30):
