@@ -20,7 +20,12 @@ from mtc.nets import cpm
 from mtc.storage import local
 from mtc.training import checkpoints, graph
 from tasks import train
+from test.graph_cache import cached
 from test.training.test_training import assert_same_variables, metrics
+
+
+_FRAGILE = cached(getattr(graph.build, "__wrapped__", graph.build))
+"""Graphs that the fixture `poisoned` has built: apart from all others."""
 
 
 @pytest.fixture
@@ -39,7 +44,7 @@ def poisoned(monkeypatch):
         return batch
 
     monkeypatch.setattr(cpm, "forward", fragile)
-    monkeypatch.setattr(graph, "build", graph.build.__wrapped__)
+    monkeypatch.setattr(graph, "build", _FRAGILE)
     monkeypatch.setattr(pipeline.Pipeline, "__next__", lambda self: spoil(take(self)))
     monkeypatch.setattr(pipeline.Pipeline, "make", lambda self, first: spoil(make(self, first)))
     return numbers
