@@ -6,8 +6,7 @@ from datetime import timedelta
 
 from airflow.sdk import DAG
 
-from mtc_airflow import assets, notify, params
-from mtc_airflow.step_operator import StepOperator
+from mtc_airflow import assets, deployment, notify, params
 
 DOC = """
 ### Evaluate a checkpoint
@@ -28,4 +27,4 @@ with DAG(
     default_args={"owner": "mtc", "retries": 2, "retry_delay": timedelta(seconds=10), "on_failure_callback": notify.on_failure},
     tags=["mtc", "evaluation"],
 ) as dag:
-    StepOperator(task_id="evaluate", command="evaluate", choose=params.of_checkpoint)
+    deployment.on_device("evaluate", task_id="evaluate", choose=params.of_checkpoint)

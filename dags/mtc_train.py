@@ -49,7 +49,7 @@ with DAG(
     deadline=deployment.deadline(),
     tags=["mtc", "training"],
 ) as dag:
-    validate = StepOperator(task_id="validate", command="doctor", pre_execute=params.refuse_unknown)
+    validate = deployment.on_device("doctor", task_id="validate", pre_execute=params.refuse_unknown)
 
     with TaskGroup("fetch") as fetch:
         # Airflow asks for this rule after a set-up task.
@@ -71,9 +71,11 @@ with DAG(
 
     # A lost worker and a stopped machine count as tries too, and a try costs little: it reconnects or resumes. Airflow runs one try at a time, so a
     # trainer on another machine that still has the lease is one that was lost: it may be replaced once its lease has run out.
-    train = deployment.training(["--take-over"], task_id="train", retries=5, retry_delay=timedelta(seconds=30), outlets=[assets.CHECKPOINT])
-    evaluate = StepOperator(task_id="evaluate", command="evaluate")
-    report = StepOperator(task_id="report", command="report", outlets=[assets.REPORT])
+    train = deployment.on_device(
+        "train", task_id="train", arguments=["--take-over"], retries=5, retry_delay=timedelta(seconds=30), outlets=[assets.CHECKPOINT]
+    )
+    evaluate = deployment.on_device("evaluate", task_id="evaluate")
+    report = deployment.on_device("report", task_id="report", outlets=[assets.REPORT])
 
     @task(trigger_rule="all_done", on_failure_callback=None)
     def clean_up(dag_run=None):

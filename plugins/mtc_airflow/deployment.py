@@ -1,9 +1,10 @@
 """What the machines decide and not the run, from the environment of Airflow: read when the DAG is parsed.
 
 MTC_MAX_RUNS        trainings at once, 1 where it is not set: one device, one training
-MTC_TRAIN_QUEUE     queue of the task `train`, for CeleryExecutor: its workers are the machines with the devices
-MTC_TRAIN_POOL      pool of the task `train`; it has to exist (`airflow pools set npu 2 devices`), or the task waits without a word
-MTC_TRAIN_POD       path of a pod template: `train` runs in a pod of its own on Kubernetes (`mtc_airflow.pod_operator`), not on Airflow's worker
+MTC_DEVICE_QUEUE    queue of the tasks that compute on the device (validate, train, evaluate, report), for CeleryExecutor: its workers are the
+                    machines with devices
+MTC_DEVICE_POOL     pool of these tasks; it has to exist (`airflow pools set npus 2 devices`), or they wait without a word
+MTC_DEVICE_POD      path of a pod template: these tasks run in pods of their own on Kubernetes (`mtc_airflow.pod_operator`), not on Airflow's worker
 MTC_DEADLINE_HOURS  tell the connections of `mtc_airflow.notify` when a run is not through after so long
 """
 
@@ -11,11 +12,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import AsyncCallback, BaseOperator, DeadlineAlert, DeadlineReference
 
+from mtc_airflow.params import of_form
 from mtc_airflow.step_operator import StepOperator
 
 
@@ -24,16 +27,18 @@ def most_runs() -> int:
     return int(_number("MTC_MAX_RUNS", 1))
 
 
-def training(arguments: list[str], **kwargs: Any) -> BaseOperator:
-    """The operator of `train`, for where it runs. arguments: further options of its command; kwargs: those of any operator."""
-    place = {"queue": os.environ.get("MTC_TRAIN_QUEUE"), "pool": os.environ.get("MTC_TRAIN_POOL")}
+def on_device(command: str, *, arguments: Sequence[str] = (), choose=of_form, **kwargs: Any) -> BaseOperator:
+    """The operator of a step that computes on the device, for where that is: `command`, `arguments` and `choose` as of `StepOperator`, and whatever
+    any operator takes.
+    """
+    place = {"queue": os.environ.get("MTC_DEVICE_QUEUE"), "pool": os.environ.get("MTC_DEVICE_POOL")}
     kwargs.update({name: value for name, value in place.items() if value})
-    template = os.environ.get("MTC_TRAIN_POD")
+    template = os.environ.get("MTC_DEVICE_POD")
     if template:
         from mtc_airflow.pod_operator import PodStepOperator  # its provider need not be there otherwise
 
-        return PodStepOperator(command="train", template=template, options=arguments, **kwargs)
-    return StepOperator(command="train", arguments=arguments, **kwargs)
+        return PodStepOperator(command=command, template=template, options=arguments, choose=choose, **kwargs)
+    return StepOperator(command=command, arguments=arguments, choose=choose, **kwargs)
 
 
 def deadline() -> DeadlineAlert | None:

@@ -1,4 +1,4 @@
-"""A step in a pod of its own on Kubernetes, where the cluster hands out the devices: `train`, where `MTC_TRAIN_POD` names a pod template.
+"""A step in a pod of its own on Kubernetes, which hands out the devices: for the steps that compute on one, where `MTC_DEVICE_POD` names a template.
 
 Same contract as `step_operator`. The run directory is on a volume that workers, API server and pod share at the same path, so the Training page, the
 step's record and the trainer's lock work as they do without pods. A try that finds the pod of an earlier one follows it (Airflow's own "durable").
@@ -16,7 +16,7 @@ from typing import Any
 from airflow.providers.cncf.kubernetes.callbacks import KubernetesPodOperatorCallback
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
 from airflow.sdk import NEVER_EXPIRE
-from airflow.sdk.exceptions import AirflowException
+from airflow.sdk.exceptions import AirflowException, AirflowSkipException
 
 from mtc_airflow import assets, endings, params, run_directory, step_operator
 
@@ -32,7 +32,7 @@ class PodStepOperator(KubernetesPodOperator):
     """Run `<command of the template> -m tasks.<command> --config … --run-dir …` in a pod.
 
     :param command: the module below `tasks` and its words; the step's record has the same name, with underscores.
-    :param template: path of the pod template, such as deploy/kubernetes/train-nvidia.yaml.
+    :param template: path of the pod template, such as deploy/kubernetes/pod-nvidia.yaml.
     :param options: further options of the command.
     """
 
@@ -58,8 +58,11 @@ class PodStepOperator(KubernetesPodOperator):
             raise self._failure(run_dir, error) from error
         if self._killed:
             raise self._failure(run_dir, AirflowException("stopped"))
+        unchanged = (self._record(run_dir).get("unchanged") or {}).get("reason")
         result = {"run_dir": str(run_dir), "figures": run_directory.small_figures(run_dir, self._step)}
         context["ti"].xcom_push(key="return_value", value=result)  # Airflow does it itself only with a second container in the pod
+        if unchanged:
+            raise AirflowSkipException(f"nothing to do: {unchanged}")
         assets.tell(context, self.outlets, result)
         return result
 
@@ -67,12 +70,16 @@ class PodStepOperator(KubernetesPodOperator):
     def _step(self) -> str:
         return self.command.replace(" ", "_")
 
+    def _record(self, run_dir: Path) -> dict[str, Any]:
+        """What the step has written of itself; {} where it has not, and what is there is an earlier try's."""
+        if self.remote_pod is None:
+            return {}
+        job = {"prefix": str(run_dir / "logs" / self.task_id), "started": self.remote_pod.metadata.creation_timestamp.timestamp()}
+        return run_directory.own_record(job, self._step)
+
     def _failure(self, run_dir, error: AirflowException) -> AirflowException:
         """What to raise for a pod that has failed."""
-        record: dict[str, Any] = {}
-        if self.remote_pod is not None:
-            job = {"prefix": str(run_dir / "logs" / self.task_id), "started": self.remote_pod.metadata.creation_timestamp.timestamp()}
-            record = run_directory.own_record(job, self._step)
+        record = self._record(run_dir)
         code = _exit_code(self.remote_pod)
         if code is None and not record:  # it never ran: no such image, no such volume, no room for it
             return endings.StepFailed(str(error))

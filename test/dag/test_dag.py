@@ -239,11 +239,11 @@ def test_an_evaluation_is_of_the_checkpoint_that_started_it_or_of_the_one_that_w
 def test_what_a_deployment_sets_reaches_the_dag(monkeypatch):
     from mtc_airflow import deployment
 
-    train = deployment.training(["--take-over"], task_id="train")
+    train = deployment.on_device("train", task_id="train", arguments=["--take-over"])
     assert (deployment.most_runs(), train.queue, train.pool, deployment.deadline()) == (1, "default", "default_pool", None)
-    for name, value in (("MTC_MAX_RUNS", "4"), ("MTC_TRAIN_QUEUE", "npu"), ("MTC_TRAIN_POOL", "npus"), ("MTC_DEADLINE_HOURS", "36.5")):
+    for name, value in (("MTC_MAX_RUNS", "4"), ("MTC_DEVICE_QUEUE", "npu"), ("MTC_DEVICE_POOL", "npus"), ("MTC_DEADLINE_HOURS", "36.5")):
         monkeypatch.setenv(name, value)
-    train = deployment.training(["--take-over"], task_id="train")
+    train = deployment.on_device("train", task_id="train", arguments=["--take-over"])
     assert (deployment.most_runs(), train.queue, train.pool, train.arguments) == (4, "npu", "npus", ["--take-over"])
     assert deployment.deadline().interval == timedelta(hours=36.5)
     monkeypatch.setenv("MTC_MAX_RUNS", "many")

@@ -8,22 +8,22 @@ from types import SimpleNamespace
 import kubernetes_validate
 import pytest
 import yaml
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from mtc_airflow import deployment, endings, params
 from test.dag.conftest import ROOT, steps, wait_for  # noqa: F401 - a fixture  # noqa: F401 - a fixture
 from test.dag.test_step_operator import Store, execute, in_background
 from test.deploy.kube import Cluster
 
-TEMPLATES = sorted((ROOT / "deploy" / "kubernetes").glob("train-*.yaml"))
-DEVICES = {"train-ascend.yaml": "huawei.com/Ascend910", "train-nvidia.yaml": "nvidia.com/gpu"}
+TEMPLATES = sorted((ROOT / "deploy" / "kubernetes").glob("pod-*.yaml"))
+DEVICES = {"pod-ascend.yaml": "huawei.com/Ascend910", "pod-nvidia.yaml": "nvidia.com/gpu"}
 
 
 @pytest.fixture
 def cluster(steps, tmp_path, monkeypatch):  # noqa: F811
     with Cluster(tmp_path, os.environ["MTC_PYTHON"]) as found:
         monkeypatch.setenv("KUBECONFIG", str(found.kubeconfig))
-        monkeypatch.setenv("MTC_TRAIN_POD", str(TEMPLATES[0]))
+        monkeypatch.setenv("MTC_DEVICE_POD", str(TEMPLATES[0]))
         yield found
 
 
@@ -45,7 +45,7 @@ def context(steps):  # noqa: F811
 
 
 def new_try(**more):
-    return deployment.training(["--take-over"], task_id="train", config_file=os.environ["KUBECONFIG"], in_cluster=False, **more)
+    return deployment.on_device("train", task_id="train", arguments=["--take-over"], config_file=os.environ["KUBECONFIG"], in_cluster=False, **more)
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.name)
@@ -72,7 +72,7 @@ def test_the_other_manifests_fit_their_schemas_and_each_other():
         volumes = yaml.safe_load(template.read_text())["spec"]["volumes"]
         assert {"name": "shared", "persistentVolumeClaim": {"claimName": claim["metadata"]["name"]}} in volumes
     environ = {entry["name"]: entry["value"] for entry in values["env"]}
-    assert (ROOT / environ["MTC_TRAIN_POD"].removeprefix("/opt/mtc/")).is_file()
+    assert (ROOT / environ["MTC_DEVICE_POD"].removeprefix("/opt/mtc/")).is_file()
     assert (ROOT / values["config"]["core"]["dags_folder"].removeprefix("/opt/mtc/") / "mtc_train.py").is_file()
 
 
@@ -88,6 +88,23 @@ def test_a_pod_trains_and_its_task_returns_what_others_do(cluster, context, step
     assert container["resources"]["limits"]["huawei.com/Ascend910"] == "1"
     assert container["image"] == "mtc:latest"
     wait_for(lambda: not cluster.pods, "the pod of a success to be gone")
+
+
+def test_a_pod_that_finds_its_work_done_is_shown_as_skipped(cluster, context, steps):  # noqa: F811
+    steps.plan(train=["unchanged"])
+    with pytest.raises(AirflowSkipException, match="nothing to do: another run has done it"):
+        execute(new_try(), context)
+    assert context["pushed"]["return_value"]["figures"] == {"answer": 41}
+
+
+def test_every_step_that_computes_has_its_pod(cluster):
+    from airflow.dag_processing.dagbag import DagBag
+
+    bag = DagBag(dag_folder=str(ROOT / "dags"))
+    assert bag.import_errors == {}
+    pods = {task.task_id for task in bag.dags["mtc_train"].tasks if task.task_type == "PodStepOperator"}
+    assert pods == {"validate", "train", "evaluate", "report"}
+    assert [task.task_type for task in bag.dags["mtc_evaluate"].tasks] == ["PodStepOperator"]
 
 
 def test_a_mistake_is_not_tried_again_and_its_sentence_is_shown(cluster, context, steps):  # noqa: F811
