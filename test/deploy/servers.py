@@ -97,6 +97,8 @@ class Deployment(Asked):
 
     def __init__(self, home, database, parts=PARTS, **settings):
         self.home, self._commands, self._processes = home, parts, {}
+        self._sessions = set()
+        """Of all that was ever started: a part that was killed leaves processes behind."""
         self.prepared = []
         """Commands of Airflow's to run between the database and the parts."""
         self.port, self.headers, self.runs = free_port(), {}, home / "runs"
@@ -147,8 +149,11 @@ class Deployment(Asked):
         return self
 
     def __exit__(self, *error):
-        for name in list(self._processes):
-            self.kill(name)
+        for process in self._of(self._sessions):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        for process in self._processes.values():
+            process.wait()
 
     def run(self, *words):
         """Run a command of Airflow's to its end and return what it printed."""
@@ -166,6 +171,7 @@ class Deployment(Asked):
             self._processes[name] = subprocess.Popen(
                 command, env=self.environ, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
             )
+            self._sessions.add(self._processes[name].pid)
 
     def tend(self):
         """Start parts that have ended by themselves again, as a service manager does."""
@@ -197,10 +203,14 @@ class Deployment(Asked):
 
     def processes(self, name):
         """The live processes of a part."""
+        return self._of({self._processes[name].pid})
+
+    @staticmethod
+    def _of(sessions):
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
-                if os.getsid(process.pid) == self._processes[name].pid and process.status() != psutil.STATUS_ZOMBIE:
+                if os.getsid(process.pid) in sessions and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
         return found
 

@@ -45,6 +45,7 @@ PARTS = {
     ],
 }
 WEBHOOK_TOKEN = "token-of-the-webhook"
+pytestmark = pytest.mark.timeout(900)  # the fixtures take minutes
 
 
 class Told:
@@ -168,7 +169,6 @@ def more_steps(airflow):
     wait_for(lambda: len(airflow.journal(RUN)) > before + 5, "more steps")
 
 
-@pytest.mark.timeout(900)
 def test_a_killed_and_a_stopped_worker_lose_and_repeat_no_step(trained):
     steps = [line["step"] for line in trained.journal(RUN)]
     assert steps == list(range(1, len(steps) + 1))
@@ -190,7 +190,7 @@ def test_logs_and_results_are_in_s3(trained, bucket):
     for path in (trained.home / "airflow" / "logs").rglob("dag_id=mtc_train/**/*.log"):
         path.unlink()
     text = json.dumps(trained.rest("GET", f"{_run()}/taskInstances/report/logs/1"))
-    assert "tasks.report" in text
+    assert "tasks.report" in text, (text, logs, trained.tasks(RUN))
     assert list((folder / "xcom").rglob("*"))
     value = trained.rest("GET", f"{_run()}/taskInstances/train/xcomEntries/return_value?deserialize=true")["value"]
     assert "figures" in json.dumps(value) or "s3://" in json.dumps(value)
