@@ -192,8 +192,8 @@ def _read(storage, key):
 
 
 def _clocks():
-    """This moment by the clocks that may go on while this process does not: one of them stops in the sleep of a machine, or when it is set back."""
-    return time.monotonic(), time.clock_gettime(_BOOTTIME), time.time()
+    """This moment by two clocks that count a machine's sleep: one of them may stand still in a virtual machine, the other may be set back."""
+    return time.clock_gettime(_BOOTTIME), time.time()
 
 
 def _expiry(seconds):

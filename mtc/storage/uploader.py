@@ -10,7 +10,6 @@ aborted. Errors that may pass are retried for as long as the trainer runs; what 
 the next trainer of the run. Nothing here is raised into the training loop but `TakenOver`.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -34,7 +33,7 @@ _WEIGHTS = "model"
 _SMALL = 1 << 22
 """Bytes up to which a file is written in one conditional request."""
 
-MARK_BYTES = 160
+_MARK_BYTES = 160
 """More than any mark has that stands in the place of a manifest, and less than any manifest."""
 
 
@@ -213,10 +212,10 @@ class Uploader:
             self._lease.confirm()  # this machine may have slept since, and have looked at what a successor has written
             # From here on neither does the manifest of another checkpoint of this name vouch for a mixture, nor can a trainer that was replaced while
             # it slept write the one that it had in hand.
-            mark = {"for": hashlib.sha256(manifest).hexdigest(), "fence": self._lease.fence}
-            if json_object(remote).get("for") != mark["for"]:
+            found, mark = json_object(remote), {"for": files.digest_of([manifest])[1], "fence": self._lease.fence}
+            if found.get("for") != mark["for"]:
                 self._queue.set_sent(name, ())  # somebody else may have written there since
-            if json_object(remote) != mark:
+            if found != mark:
                 version = self._write(folder + "/" + MANIFEST, json.dumps(mark, sort_keys=True).encode("ascii"), version)
             sent = self._queue.sent(name)
             for file_name in sorted(set(sizes) - sent):
@@ -356,7 +355,12 @@ def remote_names(storage, prefix):
     """Return the names of all checkpoints in the storage that have a manifest, in ascending order of steps."""
     folder = join_key(prefix, FOLDER)
     found = storage.sizes(folder).items()
-    return sorted((key.split("/")[-2] for key, size in found if key.endswith("/" + MANIFEST) and size > MARK_BYTES), key=step_of)
+    return sorted((key.split("/")[-2] for key, size in found if key.endswith("/" + MANIFEST) and vouches(size)), key=step_of)
+
+
+def vouches(size):
+    """Whether a remote MANIFEST.json of so many bytes is a manifest, and not the mark that holds its place."""
+    return size > _MARK_BYTES
 
 
 def remove(storage, prefix, name, confirm=lambda: None):
