@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from airflow.sdk import Asset
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+
+from mtc_airflow import assets
 
 USER_ERROR, STOPPED, KILLED = 2, 3, 128 + 9
 
 
 class StepFailed(AirflowException):
     """The command of a step ended without success; the next try resumes."""
+
+
+def success(context, outlets: Sequence[Asset], result: dict[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the result of a task whose command ended well, after telling its assets.
+
+    record: what the step has written of itself; where that says that there was nothing to do, AirflowSkipException is raised.
+    """
+    unchanged = (record.get("unchanged") or {}).get("reason")
+    if unchanged:
+        if context.get("ti") is not None:  # a skipped task has no result of its own accord
+            context["ti"].xcom_push(key="return_value", value=result)
+        raise AirflowSkipException(f"nothing to do: {unchanged}")
+    assets.tell(context, outlets, result)
+    return result
 
 
 def failure(sentence: str, code: str | int | None, *, stopping: bool, requested_by: str | None) -> AirflowException:

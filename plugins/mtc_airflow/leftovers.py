@@ -10,7 +10,9 @@ import logging
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from mtc_airflow import detached, environment
 
@@ -34,6 +36,21 @@ def stop(run_dir: Path) -> list[str]:
             raise RuntimeError(f"{', '.join(Path(job['prefix']).name for job in jobs)} did not leave within {PATIENCE:.0f} s")
         time.sleep(POLL)
     return [Path(job["prefix"]).name for job in jobs]
+
+
+def ask_all(asked: set[int], say: Callable[[str], None], hint: str = "") -> list[dict[str, Any]]:
+    """Ask every step that runs on this machine for this Airflow to save and leave, each once, and return their jobs.
+
+    asked: process ids of those that were asked, which this adds to. say(text) tells of each; hint: what a person may do meanwhile.
+    """
+    jobs = list(detached.running(environment.runs(), str(environment.airflow_home())))
+    for job in jobs:
+        if job["pid"] not in asked:
+            asked.add(job["pid"])
+            prefix = Path(job["prefix"])
+            say(f"stopping {prefix.name} of {prefix.parents[1]}: it saves and leaves{hint}")
+            detached.stop(job)
+    return jobs
 
 
 def _ask_elsewhere(run_dir: Path) -> None:

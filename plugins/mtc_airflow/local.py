@@ -17,11 +17,11 @@ import sys
 import threading
 import time
 import urllib.request
-from pathlib import Path
+from collections.abc import Container
 
 import psutil
 
-from mtc_airflow import detached, environment
+from mtc_airflow import environment, leftovers
 from mtc_airflow.run_dag import DAG_ID
 
 START_SECONDS = 300
@@ -118,14 +118,7 @@ def stop_steps(signals: _Signals) -> bool:
     asked: set[int] = set()
     reported_by = time.monotonic() + REPORT_SECONDS
     while True:
-        jobs = list(detached.running(environment.runs(), str(environment.airflow_home())))
-        for job in jobs:
-            if job["pid"] not in asked:
-                asked.add(job["pid"])
-                prefix = Path(job["prefix"])
-                _say(f"stopping {prefix.name} of {prefix.parents[1]}: it saves and leaves (Ctrl-C again: do not wait for it)")
-                detached.stop(job)
-        if jobs:
+        if leftovers.ask_all(asked, _say, " (Ctrl-C again: do not wait for it)"):
             reported_by = time.monotonic() + REPORT_SECONDS
         elif not asked or time.monotonic() > reported_by or not _running_tasks():
             return False
@@ -141,7 +134,7 @@ def stop_airflow(airflow: subprocess.Popen, seconds: float) -> None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 airflow.wait(seconds)
     for number, seconds in ((signal.SIGTERM, 5), (signal.SIGKILL, 5)):
-        left = _session(airflow.pid)
+        left = processes_of({airflow.pid})
         for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(number)
@@ -158,12 +151,12 @@ class _Signals:
             signal.signal(number, lambda number, frame: self.came.set())
 
 
-def _session(leader: int) -> list[psutil.Process]:
-    """The live processes of a session, wherever they hang in the process tree."""
+def processes_of(sessions: Container[int]) -> list[psutil.Process]:
+    """The live processes of sessions, wherever they hang in the process tree."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
-            if os.getsid(process.pid) == leader and process.status() != psutil.STATUS_ZOMBIE:
+            if os.getsid(process.pid) in sessions and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
     return found
 

@@ -10,15 +10,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from airflow.providers.cncf.kubernetes.callbacks import KubernetesPodOperatorCallback
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
-from airflow.sdk import NEVER_EXPIRE
-from airflow.sdk.exceptions import AirflowException, AirflowSkipException
+from airflow.sdk.exceptions import AirflowException
 
-from mtc_airflow import assets, endings, params, run_directory, step_operator
+from mtc_airflow import endings, params, run_directory, step_operator
 
 log = logging.getLogger(__name__)
 
@@ -48,39 +46,32 @@ class PodStepOperator(KubernetesPodOperator):
 
     def execute(self, context):
         """Start or find the pod, follow it to its end, and judge how it ended."""
-        module, *words = self.command.split()
-        run_dir = run_directory.run_directory(context["dag"].dag_id, context["run_id"])
-        self.arguments = ["-m", f"tasks.{module}", *words, *self.choose(context), "--run-dir", str(run_dir), *self.options]
-        self.callbacks = [_Progress(context.get("task_state_store"), run_dir)]
+        self.arguments = step_operator.words(self.command, self.choose, context, self.options)
+        self.callbacks = [_Progress(context, self.command)]
         try:
             super().execute(context)
         except AirflowException as error:
-            raise self._failure(run_dir, error) from error
+            raise self._failure(context, error) from error
         if self._killed:
-            raise self._failure(run_dir, AirflowException("stopped"))
-        unchanged = (self._record(run_dir).get("unchanged") or {}).get("reason")
-        result = {"run_dir": str(run_dir), "figures": run_directory.small_figures(run_dir, self._step)}
+            raise self._failure(context, AirflowException("stopped"))
+        result = step_operator.result_of(context, self._step)
         context["ti"].xcom_push(key="return_value", value=result)  # Airflow does it itself only with a second container in the pod
-        if unchanged:
-            raise AirflowSkipException(f"nothing to do: {unchanged}")
-        assets.tell(context, self.outlets, result)
-        return result
+        return endings.success(context, self.outlets, result, self._record(context))
 
     @property
     def _step(self) -> str:
         return self.command.replace(" ", "_")
 
-    def _record(self, run_dir: Path) -> dict[str, Any]:
-        """What the step has written of itself; {} where it has not, and what is there is an earlier try's."""
+    def _record(self, context) -> dict[str, Any]:
+        """What the step has written of itself."""
         if self.remote_pod is None:
             return {}
-        job = {"prefix": str(run_dir / "logs" / self.task_id), "started": self.remote_pod.metadata.creation_timestamp.timestamp()}
-        return run_directory.own_record(job, self._step)
+        started = self.remote_pod.metadata.creation_timestamp.timestamp()
+        return run_directory.record_since(step_operator.run_dir_of(context), self._step, started)
 
-    def _failure(self, run_dir, error: AirflowException) -> AirflowException:
+    def _failure(self, context, error: AirflowException) -> AirflowException:
         """What to raise for a pod that has failed."""
-        record = self._record(run_dir)
-        code = _exit_code(self.remote_pod)
+        record, code = self._record(context), _exit_code(self.remote_pod)
         if code is None and not record:  # it never ran: no such image, no such volume, no room for it
             return endings.StepFailed(str(error))
         why = str(record.get("error") or "") if record.get("status") != "success" else ""
@@ -91,25 +82,21 @@ class PodStepOperator(KubernetesPodOperator):
 class _Progress(KubernetesPodOperatorCallback):
     """Puts step, loss and time to go into the task state store while the pod's output is followed."""
 
-    def __init__(self, store, run_dir: Path):
-        self._store, self._run_dir, self._last = store, run_dir, time.monotonic()
+    def __init__(self, context, command: str):
+        self._context, self._command, self._last = context, command, time.monotonic()
 
     def progress_callback(self, *, line: str, **kwargs) -> None:
         """Called for each line of output."""
-        if self._store is None or time.monotonic() - self._last < step_operator.OFFSET_SECONDS:
-            return
-        self._last = time.monotonic()
-        found = run_directory.progress(self._run_dir)
-        try:
-            if found:
-                self._store.set("progress", found, retention=NEVER_EXPIRE)
-        except Exception as error:
-            log.warning("Airflow's server does not take the progress: %s", error)
+        store = self._context.get("task_state_store")
+        if store is not None and time.monotonic() - self._last > step_operator.OFFSET_SECONDS:
+            self._last = time.monotonic()
+            step_operator.remember(store, log, self._context, self._command)
 
 
 def _exit_code(pod) -> int | None:
     """The exit code of the step's container; None where it has none."""
-    for status in (getattr(getattr(pod, "status", None), "container_statuses", None) or []) if pod is not None else []:
+    statuses = pod.status.container_statuses if pod is not None and pod.status else None
+    for status in statuses or []:
         if status.name == CONTAINER and status.state and status.state.terminated:
             return status.state.terminated.exit_code
     return None

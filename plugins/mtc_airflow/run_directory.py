@@ -35,11 +35,16 @@ def record(run_dir: Path, step: str) -> dict[str, Any]:
     return json_object(run_dir / "steps" / f"{step}.json")
 
 
-def own_record(job: Mapping[str, Any], step: str) -> dict[str, Any]:
-    """The record that a job's command wrote; {} where it has written none, and what is there is an earlier try's."""
-    found = record(Path(job["prefix"]).parents[1], step)
+def record_since(run_dir: Path, step: str, started: float) -> dict[str, Any]:
+    """The record that a command wrote which was started at a Unix time; {} where it has written none, and what is there is an earlier try's."""
+    found = record(run_dir, step)
     begun = max(found.get("started", 0), (found.get("unchanged") or {}).get("time", 0))
-    return found if begun >= job["started"] - 1 else {}
+    return found if begun >= started - 1 else {}
+
+
+def own_record(job: Mapping[str, Any], step: str) -> dict[str, Any]:
+    """The record that a job's command wrote, as of `record_since`."""
+    return record_since(Path(job["prefix"]).parents[1], step, job["started"])
 
 
 def json_object(path: Path) -> dict[str, Any]:

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from airflow.sdk import NEVER_EXPIRE, BaseOperator, ResumableJobMixin
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk.exceptions import AirflowFailException
 
-from mtc_airflow import assets, connections, detached, endings, environment, params, run_directory
+from mtc_airflow import connections, detached, endings, environment, params, run_directory
 
 POLL_SECONDS = 0.25
 OFFSET_SECONDS = 15
@@ -61,13 +61,7 @@ class StepOperator(ResumableJobMixin, BaseOperator):
         if store is not None:  # else clearing the finished task would bring back this result and run nothing
             store.delete(self.external_id_key)
             store.delete("log_offset")
-        unchanged = self._found_done()
-        if unchanged:
-            if context.get("ti") is not None:  # a skipped task has no result of its own accord
-                context["ti"].xcom_push(key="return_value", value=result)
-            raise AirflowSkipException(f"nothing to do: {unchanged}")
-        assets.tell(context, self.outlets, result)
-        return result
+        return endings.success(context, self.outlets, result, self._record())
 
     def on_kill(self) -> None:
         """Ask the command to save and leave. Airflow calls this from a signal handler and goes on after it."""
@@ -78,7 +72,7 @@ class StepOperator(ResumableJobMixin, BaseOperator):
 
     def submit_job(self, context) -> dict[str, Any]:
         """Start the command, or adopt one that still runs though no try knows of it."""
-        run_dir = _run_dir(context)
+        run_dir = run_dir_of(context)
         prefix = run_directory.log_prefix(run_dir, self.task_id, _map_index(context))
         old = detached.last(prefix)
         if old is not None and detached.status(old) == detached.RUNNING:
@@ -114,12 +108,11 @@ class StepOperator(ResumableJobMixin, BaseOperator):
             code = self._follow_to_the_end(context)
         if code == 0:
             return self.get_job_result(self._job, context)
-        raise endings.failure(self._ending(), code, stopping=self._stopping, requested_by=self._requested_by())
+        raise endings.failure(self._ending(), code, stopping=self._stopping, requested_by=self._record().get("requested_by"))
 
     def get_job_result(self, external_id, context) -> dict[str, Any]:
         """{"run_dir": …, "figures": …} for the tasks that follow."""
-        run_dir = _run_dir(context)
-        return {"run_dir": str(run_dir), "figures": run_directory.small_figures(run_dir, self._step)}
+        return result_of(context, self._step)
 
     # ----
 
@@ -127,21 +120,15 @@ class StepOperator(ResumableJobMixin, BaseOperator):
     def _step(self) -> str:
         return self.record or self.command.replace(" ", "_")
 
-    def _found_done(self) -> str:
-        """Why the command had nothing to do; "" where it did something."""
-        found = run_directory.own_record(self._job, self._step) if self._job else {}
-        return str((found.get("unchanged") or {}).get("reason") or "")
-
-    def _requested_by(self) -> str | None:
-        """Who asked the running step to stop, on the Training page or by `tasks.control`; None where nobody did."""
-        return run_directory.own_record(self._job, self._step).get("requested_by")
+    def _record(self) -> dict[str, Any]:
+        """What the command has written of itself."""
+        return run_directory.own_record(self._job, self._step) if self._job else {}
 
     def _start(self, context, prefix: Path) -> dict[str, Any]:
-        python, module, *words = [str(environment.training_python()), *self.command.split()]
+        python = str(environment.training_python())
         if not os.access(python, os.X_OK):
             raise AirflowFailException(f"the training interpreter {python} is missing: run `make setup`, or set MTC_PYTHON")
-        command = [python, "-m", f"tasks.{module}", *words, *self.choose(context), "--run-dir", str(_run_dir(context))]
-        command += self.arguments
+        command = [python, *words(self.command, self.choose, context, self.arguments)]
         self.log.info("%s", shlex.join(command))
         environ = {**environment.clean_environment(), **connections.of_storage(self.log)}
         home = str(environment.airflow_home())
@@ -177,19 +164,9 @@ class StepOperator(ResumableJobMixin, BaseOperator):
                 if status != detached.RUNNING:
                     return status
                 if store is not None and time.monotonic() - remembered > OFFSET_SECONDS:  # each write is a request to the API server
-                    self._remember(store, _run_dir(context))
+                    remember(store, self.log, context, self.command, log_offset=self._offset)
                     remembered = time.monotonic()
                 time.sleep(POLL_SECONDS)
-
-    def _remember(self, store, run_dir: Path) -> None:
-        """Keep the place in the log for another try, and progress for people. The server may be away: the training is not."""
-        try:
-            store.set("log_offset", self._offset, retention=NEVER_EXPIRE)
-            progress = run_directory.progress(run_dir) if self.command == "train" else {}
-            if progress:
-                store.set("progress", progress, retention=NEVER_EXPIRE)
-        except Exception as error:
-            self.log.warning("Airflow's server does not take the progress: %s", error)
 
     def _ending(self) -> str:
         """One sentence on how the command ended."""
@@ -201,12 +178,37 @@ class StepOperator(ResumableJobMixin, BaseOperator):
         return endings.sentence(self.task_id, None if code == detached.LOST else code, run_directory.error(self._job, self._step), where)
 
 
+def words(command: str, choose, context, arguments: Sequence[str]) -> list[str]:
+    """The command line of a step, after its interpreter."""
+    module, *more = command.split()
+    return ["-m", f"tasks.{module}", *more, *choose(context), "--run-dir", str(run_dir_of(context)), *arguments]
+
+
+def result_of(context, step: str) -> dict[str, Any]:
+    """What a task returns: {"run_dir": …, "figures": …} for the tasks that follow."""
+    run_dir = run_dir_of(context)
+    return {"run_dir": str(run_dir), "figures": run_directory.small_figures(run_dir, step)}
+
+
+def remember(store, log, context, command: str, **values: Any) -> None:
+    """Keep values in the task's store for another try, and a training's progress for people. The server may be away: the training is not."""
+    try:
+        for name, value in values.items():
+            store.set(name, value, retention=NEVER_EXPIRE)
+        progress = run_directory.progress(run_dir_of(context)) if command == "train" else {}
+        if progress:
+            store.set("progress", progress, retention=NEVER_EXPIRE)
+    except Exception as error:
+        log.warning("Airflow's server does not take the progress: %s", error)
+
+
 def _map_index(context) -> int:
     index = getattr(context.get("ti"), "map_index", -1)
     return -1 if index is None else index
 
 
-def _run_dir(context) -> Path:
+def run_dir_of(context) -> Path:
+    """The run directory of a task's run."""
     return run_directory.run_directory(context["dag"].dag_id, context["run_id"])
 
 

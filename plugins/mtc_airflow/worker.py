@@ -8,13 +8,13 @@ tried again, on the next worker of the queue, and resume. The exit code is the w
 from __future__ import annotations
 
 import contextlib
-import os
+import functools
 import signal
 import subprocess
 import sys
 import time
 
-from mtc_airflow import detached, environment
+from mtc_airflow import leftovers
 
 POLL_SECONDS = 0.5
 
@@ -32,21 +32,12 @@ def main(words: list[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
     signal.signal(signal.SIGQUIT, lambda number, frame: worker.send_signal(number))
-    known: set[int] = set()
+    asked: set[int] = set()
     while worker.poll() is None:
         if asked_to_end:  # also those that a task was just about to start
-            stop_steps(known)
+            leftovers.ask_all(asked, functools.partial(print, flush=True))
         time.sleep(POLL_SECONDS)
     return worker.returncode if worker.returncode >= 0 else 128 - worker.returncode
-
-
-def stop_steps(known: set[int]) -> None:
-    """Ask the running steps of this Airflow on this machine to save and leave, each once; `known` has the process ids of those that were asked."""
-    for job in detached.running(environment.runs(), str(environment.airflow_home())):
-        if job["pid"] not in known:
-            known.add(job["pid"])
-            print(f"stopping {job['step']} of {os.path.dirname(os.path.dirname(job['prefix']))}: it saves and leaves", flush=True)
-            detached.stop(job)
 
 
 if __name__ == "__main__":
