@@ -84,44 +84,38 @@ def _train_and_stop(command, folder, last):
     with open(os.path.join(folder, "out.txt"), "w+", encoding="utf-8") as out:
         trainer = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT)
         try:
-            _when(lambda: _made(journal) >= last, trainer)
+            _wait_for(lambda: _last(journal, "train") >= last, trainer, out)
             made = time.monotonic()
-            _when(lambda: _saved(journal) >= last, trainer)  # what the stop is not to wait for
+            _wait_for(lambda: _last(journal, "checkpoint") >= last, trainer, out)  # what the stop is not to wait for
             time.sleep(max(0.0, made + 0.5 - time.monotonic()))
             trainer.send_signal(signal.SIGTERM)
-            _when(lambda: _made(journal) >= last + 1, trainer)
+            _wait_for(lambda: _last(journal, "train") > last, trainer, out)
             ended = time.monotonic()
-            _when(lambda: os.path.exists(manifest), trainer)
+            _wait_for(lambda: os.path.exists(manifest), trainer, out)
             saved = time.monotonic()
-            code = trainer.wait(timeout=120)
-        except _Ended:
-            code = trainer.wait()
+            if trainer.wait(timeout=120) != 3:
+                raise _ending(trainer, out)
         finally:
             trainer.kill()
-        if code != 3:
-            out.seek(0)
-            raise SystemExit("exit {}\n{}".format(code, out.read()[-3000:]))
     return {"stop_to_saved_seconds": round(saved - ended, 3), "stop_to_exit_seconds": round(time.monotonic() - ended, 3)}
 
 
-class _Ended(Exception):
-    """The trainer ended before it was asked to."""
-
-
-def _when(seen, trainer):
-    """Return once seen() is true."""
+def _wait_for(seen, trainer, out):
+    """Return once seen() is true; end with what the trainer has printed where it ended before."""
     while not seen():
         if trainer.poll() is not None:
-            raise _Ended
+            raise _ending(trainer, out)
         time.sleep(0.02)
 
 
-def _made(journal):
-    return max((record["step"] for record in _records(journal) if record["kind"] == "train"), default=0)
+def _ending(trainer, out):
+    """What to raise for a trainer that has ended otherwise than asked for."""
+    out.seek(0)
+    return SystemExit("the trainer ended with {}\n{}".format(trainer.returncode, out.read()[-3000:]))
 
 
-def _saved(journal):
-    return max((record["step"] for record in _records(journal) if record["kind"] == "checkpoint"), default=0)
+def _last(journal, kind):
+    return max((record["step"] for record in _records(journal) if record["kind"] == kind), default=0)
 
 
 def _records(journal):

@@ -1,4 +1,4 @@
-# Finds the Python interpreters of this machine. Sourced by setup.sh and lock.sh.
+# Finds the Python interpreters of this machine, and the servers that tests need. Sourced by setup.sh, lock.sh, test.sh and .ci/run.
 #
 # An interpreter counts when it really runs (a pyenv shim may exist and only print an error) and can make virtual environments. Every function prints
 # "path|minor|full version", such as "/usr/bin/python3.11|3.11|3.11.2", and returns 1 where there is nothing.
@@ -76,4 +76,12 @@ without_venv() {
     local minor
     minor=$(minor_of "$1")
     echo "Python $(version_of "$1") at $(path_of "$1") cannot make virtual environments (module venv or ensurepip is missing): apt-get install python$minor-venv, or install Python with pyenv"
+}
+
+# servers_missing: print which of the servers that test/deploy starts are not on this machine; fails where all are.
+servers_missing() {
+    local missing=()
+    compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null || missing+=(postgresql)
+    command -v redis-server >/dev/null || missing+=(redis-server)
+    [ ${#missing[@]} -gt 0 ] && echo "${missing[*]}"
 }

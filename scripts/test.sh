@@ -2,11 +2,11 @@
 # Runs all test suites and ends with one line that sums them up; `make test`. Arguments go to pytest.
 #
 # test/ without test/dag and test/deploy runs on every training environment, test/dag (about Airflow) in .venv and test/deploy (on PostgreSQL, Redis and
-# the like) in .venv-deploy, side by side: each keeps a core busy at most, and those about Airflow wait most of the time. Counts come from pytest's own JUnit files; a suite that leaves none (a crash of the interpreter) counts as one failure.
+# the like) in .venv-deploy, side by side: each keeps a core busy at most, and those about Airflow wait most of the time. Counts come from pytest's own
+# JUnit files; a suite that leaves none (a crash of the interpreter) counts as one failure.
 set -uo pipefail
 cd -- "$MTC_HOME" || exit 1
 source scripts/interpreters.sh
-source scripts/venv.sh
 
 passed=0 failed=0 skipped=0 summary=
 memory=/dev/shm # the tests flush thousands of small files, which a slow disk makes minutes of

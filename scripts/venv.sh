@@ -22,14 +22,6 @@ is_current() {
     [ -f "$1/$3" ] && [ "$(cat -- "$1/$3")" = "$2" ] && "$1/bin/python" -c '' 2>/dev/null
 }
 
-# servers_missing: print which of the servers that test/deploy starts are not on this machine; fails where all are.
-servers_missing() {
-    local missing=()
-    compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null || missing+=(postgresql)
-    command -v redis-server >/dev/null || missing+=(redis-server)
-    [ ${#missing[@]} -gt 0 ] && echo "${missing[*]}"
-}
-
 # run LABEL COMMAND...: run a step with its output in $log, and print how long it took.
 run() {
     local label=$1 started=$SECONDS status

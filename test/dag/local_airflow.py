@@ -12,6 +12,7 @@ import urllib.request
 import psutil
 
 from mtc_airflow import run_directory
+from mtc_airflow.local import processes_of
 from test.dag.conftest import ROOT, free_port, make_steps, wait_for
 
 
@@ -42,6 +43,14 @@ class Asked:
             request.add_header(name, value)
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as answer:
             return json.load(answer)
+
+    def token(self, name, password):
+        """What the API server gives a user who logs in."""
+        return self.rest("POST", "/auth/token", {"username": name, "password": password})["access_token"]
+
+    def log_in(self, name, password):
+        """Ask as this user from now on."""
+        self.headers["Authorization"] = f"Bearer {self.token(name, password)}"
 
     def trigger(self, run_id, **conf):
         self.rest("POST", "/api/v2/dags/mtc_train/dagRuns", {"dag_run_id": run_id, "logical_date": None, "conf": conf})
@@ -99,13 +108,7 @@ class Local(Asked):
         """Every process of this Airflow: the command itself, and the session that it has started Airflow in."""
         with contextlib.suppress(psutil.NoSuchProcess):
             self._sessions |= {child.pid for child in psutil.Process(self.process.pid).children()}
-        found = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
-                ours = process.pid == self.process.pid or os.getsid(process.pid) in self._sessions
-                if ours and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-        return found
+        return processes_of(self._sessions) + ([] if self.process.poll() is not None else [psutil.Process(self.process.pid)])
 
     def end(self, number):
         """Send a signal and return the exit code; nothing may be left."""

@@ -69,8 +69,7 @@ def airflow():
     (home / "airflow" / "simple_auth_manager_passwords.json.generated").write_text(json.dumps({"admin": "secret", "bob": "secret"}))
     users = {"AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "False", "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin,bob:viewer"}
     with running(home, MTC_PYTHON=REAL_PYTHON, MTC_PRESET=str(preset), **users) as local:
-        token = local.rest("POST", "/auth/token", {"username": "admin", "password": "secret"})["access_token"]
-        local.headers["Authorization"] = f"Bearer {token}"
+        local.log_in("admin", "secret")
         yield local
 
 

@@ -1,16 +1,15 @@
 """Who is told of a failure, and what; nothing of it may turn a failed task into something worse."""
 
 import asyncio
-import http.server
 import json
 import logging
-import threading
 from types import SimpleNamespace
 
 import pytest
 
 from mtc_airflow import connections, notify, run_directory
 from test.dag.training_runs import make_run
+from test.dag.webhook import Webhook
 
 RUN = "manual__2026-05-06T07:08:09+00:00"
 
@@ -25,25 +24,10 @@ def context(tmp_path, monkeypatch):
 
 @pytest.fixture
 def webhook(monkeypatch):
-    """A server that keeps what it is sent, as the connection mtc_webhook."""
-    got = []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self):
-            got.append((self.headers, json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_):
-            pass
-
-    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        extra = {"conn_type": "http", "host": f"http://127.0.0.1:{server.server_port}/hook", "password": "s3cret"}
-        monkeypatch.setenv("AIRFLOW_CONN_MTC_WEBHOOK", json.dumps(extra))
-        yield got
-        server.shutdown()
+    """What a server gets as the connection mtc_webhook."""
+    with Webhook() as server:
+        monkeypatch.setenv("AIRFLOW_CONN_MTC_WEBHOOK", json.dumps({"conn_type": "http", "host": server.url, "password": "s3cret"}))
+        yield server.posts
 
 
 def test_a_webhook_hears_what_failed_why_and_where_to_look(context, webhook):

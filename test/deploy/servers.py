@@ -16,7 +16,8 @@ import urllib.parse
 
 import psutil
 
-from test.dag.conftest import REAL_PYTHON, ROOT, free_port, wait_for
+from mtc_airflow.local import processes_of
+from test.dag.conftest import REAL_PYTHON, ROOT, TINY, free_port, wait_for
 from test.dag.local_airflow import Asked
 
 
@@ -142,14 +143,14 @@ class Deployment(Asked):
             self.run("dags", "reserialize")
             for name in self._commands:
                 self.start(name)
-            wait_for(self._ready, "Airflow", 240)
+            self.wait_for(self._ready, "Airflow", 240)
         except BaseException:
             self.__exit__()
             raise
         return self
 
     def __exit__(self, *error):
-        for process in self._of(self._sessions):
+        for process in processes_of(self._sessions):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         for process in self._processes.values():
@@ -203,45 +204,40 @@ class Deployment(Asked):
 
     def processes(self, name):
         """The live processes of a part."""
-        return self._of({self._processes[name].pid})
-
-    @staticmethod
-    def _of(sessions):
-        found = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
-                if os.getsid(process.pid) in sessions and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-        return found
+        return processes_of({self._processes[name].pid})
 
     def output(self):
         """What the parts have printed."""
         return "\n".join(f"--- {name}\n{(self.home / f'{name}.txt').read_text()}" for name in self._commands)
 
-    def end_of(self, run_id, seconds=300):
-        """Wait for the end of a run and return its state; what does not end is shown."""
+    def wait_for(self, condition, what, seconds):
+        """Wait until a condition holds and return its value; else what the parts have printed is shown."""
         try:
-            wait_for(lambda: self.state(run_id) in ("success", "failed"), f"the end of {run_id}", seconds)
+            return wait_for(condition, what, seconds)
         except AssertionError as error:
-            raise AssertionError(f"{error}\n{self.tasks(run_id)}\n{self.output()[-20000:]}") from None
+            raise AssertionError(f"{error}\n{self.output()[-20000:]}") from None
+
+    def start_training(self, run_id, *rules, **conf):
+        """Trigger a run that trains until it is asked to end, and wait for its first steps."""
+        tiny = [rule for rule in TINY if not rule.startswith(("train.steps", "train.snapshot_every"))]
+        self.trigger(run_id, set=[*tiny, f"data.root={self.home / 'data'}", "train.steps=1000000", *rules], **conf)
+        self.wait_for(lambda: len(self.journal(run_id)) > 2 or self.state(run_id) == "failed", "the first steps", 300)
+        assert self.state(run_id) == "running", self.output()
+
+    def more_steps(self, run_id):
+        """Wait until some more steps are made."""
+        before = len(self.journal(run_id))
+        self.wait_for(lambda: len(self.journal(run_id)) > before + 5, "more steps", 60)
+
+    def end_of(self, run_id):
+        """Wait for the end of a run and return its state."""
+        self.wait_for(lambda: self.state(run_id) in ("success", "failed"), f"the end of {run_id}", 300)
         return self.state(run_id)
 
     def tasks(self, run_id):
         """(task, state, tries) of all tasks of a run."""
         found = self.rest("GET", f"/api/v2/dags/mtc_train/dagRuns/{run_id}/taskInstances")["task_instances"]
         return [(task["task_id"], task["state"], task["try_number"]) for task in found]
-
-    def token(self, name, password):
-        """What the API server gives a user who logs in."""
-        self.headers, kept = {}, self.headers
-        try:
-            return self.rest("POST", "/auth/token", {"username": name, "password": password})["access_token"]
-        finally:
-            self.headers = kept
-
-    def log_in(self, name, password):
-        """Ask as this user from now on."""
-        self.headers = {"Authorization": f"Bearer {self.token(name, password)}"}
 
     def page(self, method, path, body=None, run_id=None):
         """Ask the Training page."""
@@ -256,10 +252,14 @@ class Deployment(Asked):
         except FileNotFoundError:
             return []
 
-    def _ready(self):
-        gone = {name: process.returncode for name, process in self._processes.items() if process.poll() is not None}
-        assert not gone, f"{gone}\n{self.output()}"
+    def healthy(self):
+        """Whether all parts that say so are well."""
         with contextlib.suppress(OSError):
             health = self.rest("GET", "/api/v2/monitor/health")
             return all((health.get(part) or {}).get("status") == "healthy" for part in ("metadatabase", "scheduler", "dag_processor"))
         return False
+
+    def _ready(self):
+        gone = {name: process.returncode for name, process in self._processes.items() if process.poll() is not None}
+        assert not gone, f"{gone}\n{self.output()}"
+        return self.healthy()

@@ -1,9 +1,7 @@
 """PostgreSQL + Redis + CeleryExecutor with a queue for devices, FAB's users, logs and results in S3, mail and webhook: as docs/deploy.md says."""
 
 import email
-import http.server
 import json
-import threading
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -12,63 +10,35 @@ import pytest
 from aiosmtpd.controller import Controller
 
 from test import leaks
-from test.dag.conftest import HOME, TINY, free_port, wait_for
+from test.dag.conftest import HOME, free_port, wait_for
+from test.dag.test_training_page import routes
+from test.dag.webhook import Webhook
 from test.deploy.servers import Deployment
 
 RUN = "manual__2026-03-04T05:06:07+00:00"
 PARTS = {
     **Deployment.PARTS,
-    "worker": [
-        "celery",
-        "worker",
-        "--queues",
-        "default",
-        "--concurrency",
-        "2",
-        "--celery-hostname",
-        "worker@test",
-        "--skip-serve-logs",
-        "--pid",
-        f"{HOME}/worker.pid",
-    ],
-    "trainer": [
-        "mtc_airflow.worker",
-        "--queues",
-        "npu",
-        "--concurrency",
-        "1",
-        "--celery-hostname",
-        "trainer@test",
-        "--skip-serve-logs",
-        "--pid",
-        f"{HOME}/trainer.pid",
-    ],
+    "worker": f"celery worker --queues default --concurrency 2 --celery-hostname worker@test --skip-serve-logs --pid {HOME}/worker.pid".split(),
+    "trainer": f"mtc_airflow.worker --queues npu --concurrency 1 --celery-hostname trainer@test --skip-serve-logs --pid {HOME}/trainer.pid".split(),
 }
 WEBHOOK_TOKEN = "token-of-the-webhook"
 pytestmark = pytest.mark.timeout(900)  # the fixtures take minutes
 
 
-class Told:
-    """A webhook and a mail server that keep what they get."""
+class Mailbox:
+    """A mail server that keeps what it gets: [(addresses, subject and text)]."""
 
     def __init__(self):
-        self.posts, self.mails = [], []
-        told = self
+        self.mails = []
+        self._server = Controller(self, hostname="127.0.0.1", port=free_port())
+        self.port = self._server.port
 
-        class Hook(http.server.BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                told.posts.append((self.headers["Authorization"], body))
-                self.send_response(204)
-                self.end_headers()
+    def __enter__(self):
+        self._server.start()
+        return self
 
-            def log_message(self, *words):
-                pass
-
-        self.web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hook)
-        threading.Thread(target=self.web.serve_forever, daemon=True).start()
-        self.mail = Controller(self, hostname="127.0.0.1", port=free_port())
-        self.mail.start()
+    def __exit__(self, *error):
+        self._server.stop()
 
     async def handle_DATA(self, server, session, envelope):
         message = email.message_from_bytes(envelope.content)
@@ -76,17 +46,17 @@ class Told:
         self.mails.append((envelope.rcpt_tos, f"{message['Subject']}\n{text}"))
         return "250 OK"
 
-    def close(self):
-        self.mail.stop()
-        self.web.shutdown()
-        self.web.server_close()
+
+@pytest.fixture(scope="module")
+def webhook():
+    with Webhook() as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
-def told():
-    servers = Told()
-    yield servers
-    servers.close()
+def mailbox():
+    with Mailbox() as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +68,7 @@ def bucket(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def airflow(postgres, redis, told, bucket):
+def airflow(postgres, redis, webhook, mailbox, bucket):
     database = postgres.new_database("celery")
     settings = {
         "AIRFLOW__CORE__EXECUTOR": "airflow.providers.celery.executors.celery_executor.CeleryExecutor",
@@ -121,14 +91,13 @@ def airflow(postgres, redis, told, bucket):
     extra = json.dumps({"endpoint_url": bucket[0], "region_name": "us-east-1", "config_kwargs": {"s3": {"addressing_style": "path"}}})
     extra = json.dumps({**json.loads(extra), "aws_session_token": leaks.TOKEN})
     connection = ["connections", "add", "--conn-type"]
-    hook = f"http://127.0.0.1:{told.web.server_port}/hook"
     mail = json.dumps({"from_email": "mtc@example.org", "disable_ssl": True, "disable_tls": True})
     deployment.prepared = [
         ["users", "create", *_user("admin", "Admin")],
         ["users", "create", *_user("bob", "Viewer")],
         [*connection, "aws", "mtc_s3", "--conn-login", leaks.KEY_ID, "--conn-password", leaks.SECRET, "--conn-extra", extra],
-        [*connection, "http", "mtc_webhook", "--conn-host", hook, "--conn-password", WEBHOOK_TOKEN],
-        [*connection, "smtp", "mtc_smtp", "--conn-host", "127.0.0.1", "--conn-port", str(told.mail.port), "--conn-extra", mail],
+        [*connection, "http", "mtc_webhook", "--conn-host", webhook.url, "--conn-password", WEBHOOK_TOKEN],
+        [*connection, "smtp", "mtc_smtp", "--conn-host", "127.0.0.1", "--conn-port", str(mailbox.port), "--conn-extra", mail],
     ]
     with deployment:
         deployment.log_in("admin", "admin")
@@ -142,16 +111,14 @@ def _user(name, role):
 @pytest.fixture(scope="module")
 def trained(airflow):
     """A run whose worker was killed, and another time stopped, while it trained; at its end."""
-    rules = [rule for rule in TINY if not rule.startswith(("train.steps", "train.snapshot_every"))]
-    rules += [f"data.root={airflow.home / 'data'}", "storage.uri=s3://bucket/runs", "train.steps=100000", "train.snapshot_every=50"]
-    airflow.trigger(RUN, set=rules, shards=2)
-    wait_for(lambda: len(airflow.journal(RUN)) > 60 or airflow.state(RUN) == "failed", "the first steps", 300)
+    airflow.start_training(RUN, "storage.uri=s3://bucket/runs", "train.snapshot_every=50", shards=2)
+    wait_for(lambda: len(airflow.journal(RUN)) > 60, "a checkpoint")
 
     airflow.kill("trainer")
-    more_steps(airflow)
+    airflow.more_steps(RUN)
     airflow.start("trainer")
     wait_for(lambda: airflow.found(RUN, "train")["try_number"] == 2 and airflow.state(RUN, "train") == "running", "another try", 240)
-    more_steps(airflow)
+    airflow.more_steps(RUN)
 
     before = airflow.journal(RUN)[-1]["step"]
     airflow.stop("trainer")
@@ -162,11 +129,6 @@ def trained(airflow):
     airflow.page("POST", "/mtc/api/control", {"action": "steps", "value": last}, RUN)
     assert airflow.end_of(RUN) == "success", airflow.output()[-20000:]
     return airflow
-
-
-def more_steps(airflow):
-    before = len(airflow.journal(RUN))
-    wait_for(lambda: len(airflow.journal(RUN)) > before + 5, "more steps")
 
 
 def test_a_killed_and_a_stopped_worker_lose_and_repeat_no_step(trained):
@@ -199,18 +161,18 @@ def _task_of(path):
     return next((part.removeprefix("task_id=") for part in path.parts if part.startswith("task_id=")), None)
 
 
-def test_a_run_that_takes_too_long_is_told(trained, told):
-    found = wait_for(lambda: [body for _, body in told.posts if body["task_id"] == "deadline"], "the alert", 120)
+def test_a_run_that_takes_too_long_is_told(trained, webhook):
+    found = wait_for(lambda: [body for _, body in webhook.posts if body["task_id"] == "deadline"], "the alert", 120)
     assert found[0]["dag_id"] == "mtc_train"
     assert "is not through after 0.01 h" in found[0]["text"]
 
 
-def test_a_failure_is_told_by_webhook_and_by_mail(airflow, told):
+def test_a_failure_is_told_by_webhook_and_by_mail(airflow, webhook, mailbox):
     airflow.trigger("wrong", set=["train.steps=-5"], notify=["ann@example.org"])
     assert airflow.end_of("wrong") == "failed"
-    _, mail = wait_for(lambda: [mail for mail in told.mails if mail[0] == ["ann@example.org"]], "the mail")[0]
-    token, post = wait_for(lambda: [post for post in told.posts if post[1]["run_id"] == "wrong"], "the webhook")[0]
-    assert token == f"Bearer {WEBHOOK_TOKEN}"
+    _, mail = wait_for(lambda: [mail for mail in mailbox.mails if mail[0] == ["ann@example.org"]], "the mail")[0]
+    headers, post = wait_for(lambda: [post for post in webhook.posts if post[1]["run_id"] == "wrong"], "the webhook")[0]
+    assert headers["Authorization"] == f"Bearer {WEBHOOK_TOKEN}"
     assert "train.steps" in post["reason"]
     assert "train.steps" in mail
     assert "validate of wrong has failed" in mail.splitlines()[0]
@@ -224,12 +186,6 @@ def test_nothing_of_the_credentials_is_in_logs_results_or_run_directories(traine
 
 
 # ---- FAB: who may look, who may act
-
-
-def routes():
-    from mtc_airflow.training_page import app
-
-    return [(method, route.path) for route in app.build_app().routes for method in sorted(route.methods)]
 
 
 def ask(airflow, method, path, token=None, body=None, **headers):

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from test.dag.conftest import HOME, REAL_PYTHON, ROOT, TINY, wait_for
+from test.dag.conftest import HOME, REAL_PYTHON, ROOT
 from test.deploy.servers import Deployment
 
 AWAY_SECONDS = int(os.environ.get("MTC_AWAY_SECONDS", "45"))
@@ -31,26 +31,8 @@ def airflow(postgres):
 @pytest.fixture(scope="module")
 def training(airflow):
     """A run that trains until it is asked to end."""
-    rules = [rule for rule in TINY if not rule.startswith(("train.steps", "train.snapshot_every"))]
-    rules += [f"data.root={airflow.home / 'data'}", f"storage.uri={airflow.home / 'storage'}", "train.steps=1000000", "train.snapshot_every=100"]
-    airflow.trigger(RUN, set=rules)
-    wait_for(lambda: len(airflow.journal(RUN)) > 2 or airflow.state(RUN) == "failed", "the first steps", 240)
-    assert airflow.state(RUN) == "running", airflow.output()
+    airflow.start_training(RUN, f"storage.uri={airflow.home / 'storage'}", "train.snapshot_every=100")
     return airflow
-
-
-def more_steps(airflow, seconds=60):
-    before = len(airflow.journal(RUN))
-    wait_for(lambda: len(airflow.journal(RUN)) > before + 5, "more steps", seconds)
-
-
-def healthy(airflow):
-    airflow.tend()
-    try:
-        health = airflow.rest("GET", "/api/v2/monitor/health")
-    except OSError:
-        return False
-    return health["scheduler"]["status"] == health["metadatabase"]["status"] == "healthy"
 
 
 @pytest.mark.timeout(900)
@@ -58,26 +40,23 @@ def test_a_training_outlives_scheduler_database_and_api_server(training, postgre
     # the scheduler's first process alone, and then all of it with the workers of its executor
     for all_of_it in (False, True):
         training.kill("scheduler", all_of_it)
-        more_steps(training)
+        training.more_steps(RUN)
         training.start("scheduler")
         time.sleep(10)
 
     postgres.stop("immediate")
-    more_steps(training)
+    training.more_steps(RUN)
     time.sleep(10)
     postgres.start()
-    try:
-        wait_for(lambda: healthy(training), "Airflow on the database that is back", 120)
-    except AssertionError as error:
-        raise AssertionError(f"{error}\n{training.output()[-20000:]}") from None
-    more_steps(training)
+    training.wait_for(lambda: training.tend() or training.healthy(), "Airflow on the database that is back", 120)
+    training.more_steps(RUN)
 
     training.freeze("api-server", AWAY_SECONDS)
-    more_steps(training)
+    training.more_steps(RUN)
 
     # The run comes to its end, as somebody wishes. A restarted scheduler takes a task away from the workers of the one before, which outlived it:
     # they stop the trainer, it saves, and the next try has resumed or is about to.
-    wait_for(lambda: training.state(RUN, "train") == "running" and end_after(training, 60), "a trainer that takes a wish", 240)
+    training.wait_for(lambda: training.state(RUN, "train") == "running" and end_after(training, 60), "a trainer that takes a wish", 240)
     assert training.end_of(RUN) == "success", training.output()[-20000:]
     steps = [line["step"] for line in training.journal(RUN)]
     assert steps == list(range(1, len(steps) + 1))  # none lost, none repeated
