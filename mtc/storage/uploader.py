@@ -61,7 +61,7 @@ class Uploader:
         self._directories = {}
         self._changed = threading.Condition()
         self._closing = threading.Event()
-        self._ready, self._error = False, None
+        self._ready, self._busy, self._error = False, False, None
         present = [os.path.abspath(str(directory)) for directory in present]
         for name in set(self._queue.names(WAITING, FAILED)) - {os.path.basename(directory) for directory in present}:
             log.warning("checkpoint %s was not uploaded and is not on this machine any more", name)
@@ -113,7 +113,7 @@ class Uploader:
         return {step_of(name) for name in self._queue.names(WAITING, FAILED)}
 
     def wait(self, timeout=None):
-        """Wait until nothing is pending or the thread has ended, at most `timeout` seconds. Returns whether nothing is."""
+        """Wait until nothing is left to send or to remove, or the thread has ended, at most `timeout` seconds. Returns whether nothing is."""
         with self._changed:
             self._changed.wait_for(lambda: self._idle() or self._error, timeout)
             return self._idle()
@@ -127,7 +127,7 @@ class Uploader:
         self._queue.flush()
 
     def _idle(self):
-        return self._ready and not self._pending()
+        return self._ready and not self._busy and not self._pending()
 
     def _pending(self):
         return [name for name in self._queue.names(WAITING) if name in self._directories]
@@ -143,9 +143,10 @@ class Uploader:
                     self._changed.wait_for(lambda: self._pending() or self._closing.is_set())
                     if self._closing.is_set():
                         return
-                    name = self._pending()[0]
+                    name, self._busy = self._pending()[0], True
                 self._upload_patiently(name)
                 with self._changed:
+                    self._busy = False
                     self._changed.notify_all()
         except TakenOver as error:
             self._end(error)

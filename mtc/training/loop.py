@@ -476,7 +476,7 @@ def _finish_uploads(uploader, stopping, patience):
     while not uploader.wait(0.2) and not stopping and time.monotonic() < give_up:
         uploader.check()
     uploader.check()
-    return uploader.wait(0) and not uploader.failed()
+    return not uploader.waiting() and not uploader.failed()
 
 
 def _only_here(uploader):

@@ -528,6 +528,25 @@ def test_the_storage_keeps_what_its_retention_says_and_does_not_get_the_rest_bac
     assert remote_names(storage, "p") == ["step-00000001", "step-00000003", "step-00000004"]
 
 
+def test_what_the_retention_lets_go_is_gone_before_the_end_of_the_uploads_is_told(storage, start, tmp_path):
+    class Slow(Wrapped):
+        def delete(self, key):
+            asked.set()
+            assert released.wait(30)
+            self.storage.delete(key)
+
+    asked, released = threading.Event(), threading.Event()
+    uploader = start(Slow(storage), "run", keep=lambda steps: superfluous(steps, 1, 0))
+    for step in (2, 4):
+        uploader.submit(checkpoint(tmp_path, step))
+    assert asked.wait(30)
+    assert not uploader.waiting()
+    assert not uploader.wait(0.05)
+    released.set()
+    assert uploader.wait(30)
+    assert remote_names(storage, "run") == ["step-00000004"]
+
+
 def test_the_journal_is_sent_along(storage, start, tmp_path):
     (tmp_path / "metrics.jsonl").write_bytes(b"{}\n")
     extras = {"metrics.jsonl": str(tmp_path / "metrics.jsonl"), "not_there": str(tmp_path / "nothing")}
