@@ -32,9 +32,10 @@ def start(tmp_path):
 
     def make(storage, prefix, **options):
         options = dict({"pause": 0.001, "lease": Free(), "queue_path": str(tmp_path / "uploads.json")}, **options)
-        made.append(Uploader(storage, prefix, **options))
-        made[-1].start()
-        return made[-1]
+        uploader = Uploader(storage, prefix, **options)
+        made.append(uploader)
+        uploader.start()  # whose thread may start another one at once
+        return uploader
 
     yield make
     for uploader in made:
