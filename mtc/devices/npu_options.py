@@ -12,8 +12,9 @@ import functools
 import json
 import os
 import re
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, List, NamedTuple, Optional
 
+from mtc.devices import npu_values
 from mtc.errors import UserError
 
 CHIPS = ("910", "910B")
@@ -36,7 +37,6 @@ OURS = {
 
 _PATH = os.path.join(os.path.dirname(os.path.abspath(__file__)), "npu_options.json")
 _KINDS = {"b": (bool, "true or false"), "i": (int, "a whole number"), "f": (float, "a number"), "s": (str, "text")}
-_MOST_DUMPED = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +161,7 @@ def remarks(given, chip, ours=None):
         if key in given and 0 <= given[key] <= 1000 * hccl:
             found.append("{}={} ms ends before hccl_timeout={} s does: with several devices make it longer".format(key, given[key], hccl))
     if "modify_mixlist" in given:
-        found += _strange_lists(given["modify_mixlist"])
+        found += npu_values.strange_lists(given["modify_mixlist"])
     return found
 
 
@@ -174,24 +174,32 @@ def put(custom_optimizer, given):
         setattr(custom_optimizer.parameter_map[key], kind, value.encode() if kind == "s" else value)
 
 
-def markdown():
-    """Return the two tables of docs/ascend.md, precision modes and options, as one text."""
+def markdown(name):
+    """Return a table of docs/ascend.md: "modes" (of precision) or "options"."""
+    return {"modes": _modes_table, "options": _options_table}[name]()
+
+
+def _modes_table():
     lines = ["| mode | chips | convolutions, matrix products | all else | loss scale | |", "|---|---|---|---|---|---|"]
     for name, mode in _read()["precision_modes"].items():
         chips = ", ".join(mode["chips"]) or "none of these"
         lines.append("| `{}` | {} | {} | {} | {} | {} |".format(name, chips, mode["cube"], mode["vector"], mode["loss_scale"], mode["note"]))
-    lines += ["", "| key | type | values | default | chips | since | |", "|---|---|---|---|---|---|---|"]
-    tables = [options(chip) for chip in CHIPS]
-    for key in tables[0]:
-        both = [table[key] for table in tables]
-        meaning = both[0].meaning
+    return "\n".join(lines) + "\n"
+
+
+def _options_table():
+    lines = ["| key | type | values | default | since | |", "|---|---|---|---|---|---|"]
+    first, second = (options(chip) for chip in CHIPS)
+    for key, option in first.items():
         if key in OURS:
-            meaning += ". **Not in `npu.options`**: " + OURS[key]
-        elif both[0].remark:
-            meaning += "; " + both[0].remark
-        values, default = _of_chips([_domain(option) for option in both]), _of_chips([_default(option) for option in both])
-        kind = {"b": "true, false", "i": "whole number", "f": "number", "s": "text"}[both[0].kind]
-        lines.append("| `{}` | {} | {} | {} | {} | {} | {} |".format(key, kind, values, default, ", ".join(both[0].chips), both[0].since, meaning))
+            continue
+        meaning = option.meaning + (". It {}".format(option.remark) if option.remark else "")
+        if option.chips != list(CHIPS):
+            meaning += ". Only for the {}".format(", ".join(option.chips))
+        values = _of_chips(_domain(option), _domain(second[key]))
+        default = _of_chips(_default(option), _default(second[key]))
+        kind = {"b": "true, false", "i": "whole number", "f": "number", "s": "text"}[option.kind]
+        lines.append("| `{}` | {} | {} | {} | {} | {} |".format(key, kind, values, default, option.since, meaning))
     return "\n".join(lines) + "\n"
 
 
@@ -239,71 +247,11 @@ def _check_one(table, key, value, chip, where):
         raise UserError("{}: {} is no multiple of {}, and the {} would take {}".format(name, value, option.multiple, chip, near))
     if option.pattern and not re.fullmatch(option.pattern, value):
         raise UserError("{}: '{}' does not have the form {}".format(name, value, option.meaning.rpartition(": ")[2]))
-    if option.path:
-        _check_path(name, value, option.path)
-    if key in _PARSED:
-        broken = _PARSED[key](value)
-        if broken:
-            raise UserError("{}: {}".format(name, broken))
-
-
-def _check_path(name, path, kind):
-    there = os.path.isfile(path) if kind == "file" else os.path.isdir(path)
-    if not there:
-        raise UserError("{}: there is no {} '{}'".format(name, kind.split()[-1], path))
-    if not os.access(path, os.R_OK | (os.W_OK | os.X_OK if kind == "writable folder" else 0)):
-        raise UserError("{}: '{}' cannot be {} by this user".format(name, path, "written" if kind == "writable folder" else "read"))
-
-
-def _check_mixlist(path):
-    try:
-        with open(path, encoding="utf-8") as f:
-            document = json.load(f)
-    except (OSError, ValueError) as error:
-        return "{} is not JSON (which has no comments): {}".format(path, error)
-    lists = list(document.values()) if isinstance(document, dict) else [None]
-    for changes in lists:
-        if not isinstance(changes, dict) or not all(isinstance(n, list) and all(isinstance(x, str) for x in n) for n in changes.values()):
-            return '{}: expected {{"black-list": {{"to-add": ["ReduceSumD"], "to-remove": []}}, "white-list": {{…}}}}'.format(path)
-    black, white = (set(document.get(name, {}).get("to-add", ())) for name in ("black-list", "white-list"))
-    if black & white:
-        return "{} adds {} to both lists".format(path, ", ".join(sorted(black & white)))
-    return ""
-
-
-def _strange_lists(path):
-    with open(path, encoding="utf-8") as f:
-        document = json.load(f)
-    names = [name for name in document if name not in ("black-list", "white-list")]
-    names += ["{}.{}".format(name, change) for name in document for change in document[name] if change not in ("to-add", "to-remove")]
-    return [
-        "modify_mixlist: '{}' in {} is not known to do anything: black-list and white-list, to-add and to-remove are".format(n, path) for n in names
-    ]
-
-
-def _check_dump_step(text):
-    parts = text.split("|")
-    if len(parts) > _MOST_DUMPED:
-        return "{} steps and ranges are more than {}".format(len(parts), _MOST_DUMPED)
-    for part in parts:
-        found = re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", part)
-        if not found:
-            return "'{}' in '{}' is neither a step nor a range of steps: expected something like 0|5|10-20".format(part, text)
-        if found.group(2) and int(found.group(1)) >= int(found.group(2)):
-            return "the range '{}' does not ascend".format(part)
-    return ""
-
-
-def _check_profiling_options(text):
-    try:
-        document = json.loads(text)
-    except ValueError as error:
-        return "not JSON: {}".format(error)
-    return "" if isinstance(document, dict) else 'expected JSON like {"output": "/tmp/profile", "training_trace": "on"}'
-
-
-_PARSED = {"modify_mixlist": _check_mixlist, "dump_step": _check_dump_step, "profiling_options": _check_profiling_options}
-"""Checks of a value's own form: each returns what is wrong, or ""."""
+    broken = npu_values.path(value, option.path) if option.path else ""
+    if not broken and key in npu_values.FORMS:
+        broken = npu_values.FORMS[key](value)
+    if broken:
+        raise UserError("{}: {}".format(name, broken))
 
 
 def _one_precision_mode(said, chip):
@@ -329,12 +277,8 @@ def _a_dump_has_a_folder(said, chip):
         return "enable_dump: excludes enable_dump_debug; set one of them"
     if asked and "dump_path" not in said:
         return "{}: needs dump_path, a folder that exists and can be written".format(asked[0])
-    if asked:
-        try:
-            _check_path("dump_path", said["dump_path"], "writable folder")
-        except UserError as error:
-            return "{}; {} needs it".format(error, asked[0])
-    return ""
+    broken = npu_values.path(said["dump_path"], "writable folder") if asked else ""
+    return "dump_path: {}; {} needs it".format(broken, asked[0]) if broken else ""
 
 
 def _profiles_are_whole(said, chip):
@@ -414,7 +358,7 @@ def _default(option):
     return "" if option.default is None else "`{}`".format(_shown(option.default))
 
 
-def _of_chips(texts):
+def _of_chips(*texts):
     if len(set(texts)) == 1:
         return texts[0]
     return "; ".join("{}: {}".format(chip, text or "none") for chip, text in zip(CHIPS, texts))
