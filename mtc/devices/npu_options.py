@@ -14,7 +14,7 @@ import os
 import re
 from typing import Any, List, NamedTuple, Optional
 
-from mtc.devices import npu_values
+from mtc.devices import npu_rules, npu_values
 from mtc.errors import UserError
 
 CHIPS = ("910", "910B")
@@ -93,7 +93,11 @@ class PrecisionMode(NamedTuple):
 def options(chip):
     """Return {key: `Option`} of all keys, those that the chip does not know too."""
     assert chip in CHIPS, chip
-    return {key: Option(**dict(declared, **per_chip.get(chip, {}))) for key, declared, per_chip in _declared()}
+    found = {}
+    for key, declared in _read()["options"].items():
+        fields = {name: value for name, value in declared.items() if name != "per_chip"}
+        found[key] = Option(**dict(fields, **declared.get("per_chip", {}).get(chip, {})))
+    return found
 
 
 def precision_modes(chip):
@@ -131,8 +135,7 @@ def check(given, chip, where="npu.options", ours=None):
     for key, value in (ours or {}).items():
         _check_one(table, key, value, chip, "npu")
     together = dict(given, **(ours or {}))
-    for rule in _RULES:
-        broken = rule(together, chip)
+    for broken in [_mixlist_without_a_mixed_mode(together, chip)] + [rule(together) for rule in npu_rules.RULES]:
         if broken:
             raise UserError("{}.{}".format(where, broken))
 
@@ -147,7 +150,7 @@ def remarks(given, chip, ours=None):
     name, mode = _mode(together, chip)
     if mode.remark:
         found.append("precision mode {}: {}".format(name, mode.remark))
-    for key, needs in _IDLE_WITHOUT.items():
+    for key, needs in npu_rules.IDLE_WITHOUT.items():
         if key in given and not any(together.get(need) for need in needs):
             found.append("{} does nothing without {}".format(key, " or ".join(needs)))
     if "customize_dtypes" in given and name in ("must_keep_origin_dtype", "origin"):
@@ -203,12 +206,6 @@ def _options_table():
     return "\n".join(lines) + "\n"
 
 
-def _declared():
-    """Yield (key, fields of Option, {chip: fields that differ there}) in the order of the file."""
-    for key, declared in _read()["options"].items():
-        yield key, {name: value for name, value in declared.items() if name != "per_chip"}, declared.get("per_chip", {})
-
-
 @functools.lru_cache(maxsize=None)
 def _read():
     with open(_PATH, encoding="utf-8") as f:
@@ -254,86 +251,12 @@ def _check_one(table, key, value, chip, where):
         raise UserError("{}: {}".format(name, broken))
 
 
-def _one_precision_mode(said, chip):
-    return "precision_mode: excludes precision_mode_v2; set one of them" if "precision_mode" in said and "precision_mode_v2" in said else ""
-
-
-def _mixlist_has_a_mixed_mode(said, chip):
+def _mixlist_without_a_mixed_mode(said, chip):
     name, mode = _mode(said, chip)
     if "modify_mixlist" not in said or mode.mixed:
         return ""
     mixed = ", ".join(other for other, known in precision_modes(chip).items() if known.mixed)
     return "modify_mixlist: goes with a mixed precision mode only, and npu.precision_mode is {}; set it to one of {}".format(name, mixed)
-
-
-def _types_have_an_implementation(said, chip):
-    alone = "optypelist_for_implmode" in said and "op_select_implmode" not in said
-    return "optypelist_for_implmode: needs op_select_implmode beside it" if alone else ""
-
-
-def _a_dump_has_a_folder(said, chip):
-    asked = [key for key in ("enable_dump", "enable_dump_debug") if said.get(key)]
-    if len(asked) > 1:
-        return "enable_dump: excludes enable_dump_debug; set one of them"
-    if asked and "dump_path" not in said:
-        return "{}: needs dump_path, a folder that exists and can be written".format(asked[0])
-    broken = npu_values.path(said["dump_path"], "writable folder") if asked else ""
-    return "dump_path: {}; {} needs it".format(broken, asked[0]) if broken else ""
-
-
-def _profiles_are_whole(said, chip):
-    trio = ("input_shape", "dynamic_dims", "dynamic_node_type")
-    missing = [key for key in trio if key not in said]
-    return "{}: needs {} beside it".format([k for k in trio if k in said][0], " and ".join(missing)) if 0 < len(missing) < 3 else ""
-
-
-def _one_way_to_vary_shapes(said, chip):
-    other = [key for key in ("dynamic_dims", "dynamic_input") if said.get(key)]
-    return "compile_dynamic_mode: excludes {}; set one of them".format(other[0]) if said.get("compile_dynamic_mode") and other else ""
-
-
-def _loops_stay_on_the_device(said, chip):
-    loop = said.get("iterations_per_loop", 1)
-    if loop > 1 and said.get("mix_compile_mode"):
-        return "mix_compile_mode: goes with npu.iterations_per_loop=1 only, and that is {}".format(loop)
-    if loop > 1 and said.get("dynamic_graph_execute_mode") == "lazy_recompile":
-        return "dynamic_graph_execute_mode: lazy_recompile goes with npu.iterations_per_loop=1 only, and that is {}".format(loop)
-    return ""
-
-
-def _variables_on_the_host_are_mixed(said, chip):
-    alone = said.get("variable_placement") == "Host" and not said.get("mix_compile_mode")
-    return "variable_placement: Host needs mix_compile_mode=true beside it" if alone else ""
-
-
-_RULES = (
-    _one_precision_mode,
-    _mixlist_has_a_mixed_mode,
-    _types_have_an_implementation,
-    _a_dump_has_a_folder,
-    _profiles_are_whole,
-    _one_way_to_vary_shapes,
-    _loops_stay_on_the_device,
-    _variables_on_the_host_are_mixed,
-)
-"""Rules between keys: each takes all options and the chip, and returns "key: what is wrong and what to do", or ""."""
-
-_DUMPS = ("enable_dump", "enable_dump_debug")
-_IDLE_WITHOUT = {
-    "dump_path": _DUMPS,
-    "dump_step": _DUMPS,
-    "dump_mode": _DUMPS,
-    "dump_data": _DUMPS,
-    "dump_layer": _DUMPS,
-    "dump_debug_mode": ("enable_dump_debug",),
-    "profiling_options": ("profiling_mode",),
-    "aoe_config_file": ("aoe_mode",),
-    "work_path": ("aoe_mode",),
-    "distribute_config": ("aoe_mode",),
-    "dynamic_graph_execute_mode": ("dynamic_input",),
-    "dynamic_inputs_shape_range": ("dynamic_input",),
-}
-"""What a key is for: without any of these it does nothing."""
 
 
 def _mode(said, chip):

@@ -1,7 +1,7 @@
 """What values of the NPU's options are in themselves: paths, lists of operators, lists of steps, JSON in a text.
 
-Forms are those that the manual of CANN's TF Adapter gives (`session_config/accuracy_tuning.md`, `accuracy_comparison.md`, `Profiling.md`). Each check returns
-what is wrong, or "".
+Forms are those that the manual of CANN's TF Adapter gives (session_config/accuracy_tuning.md, accuracy_comparison.md, Profiling.md). Each check
+returns what is wrong, or "".
 """
 
 import json

@@ -15,6 +15,9 @@ MIXED = ["allow_mix_precision", "allow_mix_precision_bf16", "allow_mix_precision
 EXAMPLES = {"dump_step": "0|5|10-20", "profiling_options": '{"output": "/tmp"}', "local_device_list": "0,1"}
 """Values of keys whose form says more than their kind."""
 BESIDE = {
+    "enable_dump": {"dump_path": "/tmp"},
+    "enable_dump_debug": {"dump_path": "/tmp"},
+    "variable_placement": {"mix_compile_mode": True},
     "modify_mixlist": {"precision_mode": "allow_mix_precision"},
     "optypelist_for_implmode": {"op_select_implmode": "high_precision"},
     "input_shape": {"dynamic_dims": "1;2", "dynamic_node_type": 0},
@@ -50,7 +53,7 @@ def right(key, folder):
     if option.path:
         return str(folder)
     if option.values is not None:
-        return option.values[-1] if key != "precision_mode_v2" and key != "precision_mode" else option.values[0]
+        return option.values[0]
     if key in EXAMPLES:
         return EXAMPLES[key]
     return {"b": True, "i": option.most or option.least or 1, "s": "text"}[option.kind]
