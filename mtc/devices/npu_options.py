@@ -202,7 +202,7 @@ def _options_table():
         values = _of_chips(_domain(option), _domain(second[key]))
         default = _of_chips(_default(option), _default(second[key]))
         kind = {"b": "true, false", "i": "whole number", "f": "number", "s": "text"}[option.kind]
-        lines.append("| `{}` | {} | {} | {} | {} | {} |".format(key, kind, values, default, option.since, meaning))
+        lines.append("| `{}` | {} | {} | {} | {} | {} |".format(key, kind, values, default, option.since, meaning.replace("|", "\\|")))
     return "\n".join(lines) + "\n"
 
 
