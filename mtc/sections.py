@@ -171,6 +171,18 @@ class Train:
 
 
 @dataclass
+class Distributed:
+    """Several processes that train together, its ranks: `python -m tasks.launch`, docs/distributed.md."""
+
+    patience: float = bounded(600.0, 1, 86400)
+    """Seconds in which all ranks have to come; nobody starts before."""
+    silence: float = bounded(60.0, 5, 86400)
+    """A rank that was not heard of for so many seconds is gone, and the others end."""
+    bucket_mb: float = bounded(4.0, 0.001, 1024)
+    """Gradients travel in pieces of about so many megabytes (CPU, GPU)."""
+
+
+@dataclass
 class Checkpoint:
     """Which checkpoints stay in the run directory. One that is not in the storage yet always stays, and so does the newest."""
 
@@ -288,6 +300,7 @@ class Config:
     targets: Targets = field(default_factory=Targets)
     snapshot: Snapshot = field(default_factory=Snapshot)
     train: Train = field(default_factory=Train)
+    distributed: Distributed = field(default_factory=Distributed)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     evaluation: Evaluation = field(default_factory=Evaluation)
     previews: Previews = field(default_factory=Previews)

@@ -5,6 +5,7 @@ import os
 import tensorflow.compat.v1 as tf
 
 from mtc.devices import cpu, gpu, npu, peak
+from mtc.devices.device import Device
 from mtc.errors import UserError
 
 __all__ = ["peak", "select"]
@@ -13,7 +14,20 @@ _KINDS = {"npu": npu, "gpu": gpu, "cpu": cpu}
 """In the order in which "auto" tries them."""
 
 
-def select(device, threads=0, compiler="none", replicas=1, deterministic="no"):
+def kind_of(config):
+    """Return the kind of device that `select` returns."""
+    return next(
+        kind for kind, module in _KINDS.items() if config.train.device in (kind, "auto") and (config.train.device == kind or not module.missing())
+    )
+
+
+def select(config, replicas=None):
+    """Return Device."""
+    t = config.train
+    return Device(*_select(t.device, t.threads, t.compile, t.replicas, t.deterministic))
+
+
+def _select(device, threads=0, compiler="none", replicas=1, deterministic="no"):
     """Return (kind, description, ConfigProto) for train.device ("auto", "cpu", "gpu" or "npu"), train.threads (0: one a core), train.compile,
     train.replicas and train.deterministic.
 

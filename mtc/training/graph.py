@@ -9,6 +9,7 @@ A step whose loss or gradient is no number changes nothing but global_step, and 
 no step changes anything any more, so that the loop, which learns of it some steps later, finds the state from before the fault.
 """
 
+import contextlib
 from typing import Any, Dict, NamedTuple, Optional
 
 import numpy as np
@@ -62,6 +63,8 @@ class TrainingGraph(NamedTuple):
     """{variable's name: (placeholder, assign op)} of all global variables."""
     values: Dict[str, tf.Tensor]
     """{variable's name: its value} of all global variables."""
+    share: Optional[tf.Operation]
+    """Gives all global variables the values they have on rank 0, where there are several; all ranks run it together."""
     examine: Any
     """(placeholder of a batch of crops, [heat, pof] of the last stage) to judge and draw the weights (their averages, with train.ema) by; None
     where unused."""
@@ -79,11 +82,15 @@ class TrainingGraph(NamedTuple):
         return {name: tuple(placeholder.shape.as_list()) for name, (placeholder, _) in self.assign.items()}
 
 
-def build(config, skeleton, device="cpu"):
-    """Return the `TrainingGraph` of a `mtc.sections.Config` for a kind of device ("cpu", "gpu", "npu")."""
-    batch, size, joints = config.train.batch_size, config.model.crop, len(skeleton.joints)
+def build(config, skeleton, device=None, ranks=None):
+    """Return the `TrainingGraph` of a `mtc.sections.Config` for a kind of device ("cpu", "gpu", "npu").
+
+    ranks: `mtc.training.ranks.collectives.Collectives` or `ranks.hccl.Hccl`, where this process has a part of each batch alone.
+    """
+    device = device.kind if device else "cpu"
+    batch, size, joints = config.train.batch_size // (ranks.size if ranks else 1), config.model.crop, len(skeleton.joints)
     graph = tf.Graph()
-    with graph.as_default():
+    with graph.as_default(), ranks.scope() if ranks else contextlib.nullcontext():
         inputs = {
             "image": tf.placeholder(tf.uint8, [batch, size, size, 3], "image"),
             "mask": tf.placeholder(tf.uint8, [batch, size, size], "mask"),
@@ -99,7 +106,7 @@ def build(config, skeleton, device="cpu"):
         layers = cpm.plan(skeleton, config.model.stages, config.model.width)
         weights = cpm.create(layers)
         options = {"convolve": convolution.fastest(device), "recompute": config.train.recompute == "stages"}
-        loss, gradients = _gradients(used, weights, skeleton, config, options, device)
+        loss, gradients = _gradients(used, weights, skeleton, config, options, device, ranks)
         global_step = tf.get_variable("global_step", [], tf.int32, tf.zeros_initializer(), trainable=False)
         update, code, norm, skipped, counter = _update(gradients, loss.total, rate, global_step, config)
         row = tf.stack(list(loss) + [norm, tf.cast(code, tf.float32)])
@@ -125,6 +132,7 @@ def build(config, skeleton, device="cpu"):
             layers=layers,
             assign=assign,
             values=values,
+            share=ranks.from_first(sorted(tf.global_variables(), key=lambda variable: variable.op.name)) if ranks else None,
             examine=_examine(weights, config) if config.evaluation.samples or config.previews.every else None,
         )
 
@@ -154,21 +162,21 @@ def dead_terms(config, skeleton):
     return ["loss_pof"] if terms.of_config(config, skeleton).pof_is_dead else []
 
 
-def _gradients(inputs, weights, skeleton, config, options, device):
+def _gradients(inputs, weights, skeleton, config, options, device, ranks):
     """Return (`Losses` of the batch, [(gradient, variable)]).
 
-    The batch is divided among train.replicas devices of the same kind, and on each computed for `train.micro_batch` samples at a time, one after
-    another. Parts are added up in their order in the batch, so that the sums are the same in every run.
+    The batch is divided among ranks, a rank's part among train.replicas devices of the same kind, and on each it is computed for `train.micro_batch`
+    samples at a time, one after another. Parts are added up in their order in the batch, so that the sums are the same in every run.
     """
-    batch, replicas = config.train.batch_size, config.train.replicas
+    batch, replicas = int(inputs["image"].shape[0]), config.train.replicas
     part = config.train.micro_batch or batch // replicas
     variables = tf.trainable_variables()
-    shares = losses.shares(inputs, batch // part, skeleton, config)
+    shares = losses.shares(inputs, batch // part, skeleton, config, ranks and ranks.sum)
     made = []
     for i, share in enumerate(shares):
         replica, turn = divmod(i, batch // replicas // part)
         before = made[-1][1] if turn else []
-        place = "/{}:{}".format(device, replica) if replicas > 1 else None
+        place = "/{}:{}".format(device, replica) if replicas > 1 else ""
         with tf.device(place), tf.control_dependencies(before):  # the replica's part before is done, and its activations are gone
             some = inputs if part == batch else {name: tf.identity(tensor[i * part : (i + 1) * part]) for name, tensor in inputs.items()}
             maps = cpm.forward(cpm.normalise(some["image"]), weights, config.model.stages, **options)
@@ -183,6 +191,10 @@ def _gradients(inputs, weights, skeleton, config, options, device):
     total, gradients = ends[0]
     for loss, found in ends[1:]:
         total, gradients = losses.Losses(*(a + b for a, b in zip(total, loss))), [a + b for a, b in zip(gradients, found)]
+    if ranks:
+        # In the order in which the backward pass makes them, so that the first are on their way while the last are computed.
+        *late, stacked = ranks.sum(gradients[::-1] + [tf.stack(list(total))])
+        total, gradients = losses.Losses(*tf.unstack(stacked)), late[::-1]
     return total, list(zip(gradients, variables))
 
 
