@@ -153,8 +153,8 @@ class Train:
     """Seed of initial weights, order of samples and jitter."""
     device: str = choice("auto", "auto", "cpu", "gpu", "npu")
     precision: str = choice("fp32", "fp32", "mixed_fp16", "mixed_bf16")
-    """mixed_…: convolutions take 16-bit numbers; weights, optimizer, losses and sums stay float32. fp16 has three digits and ends at 65504, bf16 has two
-    and the range of float32. What each value means on each device: docs/precision.md. A run may change it."""
+    """mixed_…: convolutions take 16-bit numbers; weights, optimizer, losses and sums stay float32. fp16 has three digits and ends at 65504, bf16 has
+    two and the range of float32. What each value means on each device: docs/precision.md. A run may change it."""
     threads: int = bounded(0, 0, 1024)
     """TensorFlow's threads on the CPU. 0: one a core."""
     micro_batch: int = bounded(0, 0, 65536)

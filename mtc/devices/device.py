@@ -37,8 +37,8 @@ class Device:
     wrap: Callable = _unchanged
     """wrap(optimizer, scaling, ranks) -> (tf.train.Optimizer for `ranks` processes, scale), in the order that the vendor asks for.
 
-    scaling: `mtc.training.loss_scale.Scaling` or None. scale: the tensor of the loss scale where the device finds overflows and keeps the scale itself:
-    its optimizer multiplies the loss, divides the gradient, and leaves steps out; None where that is up to the caller.
+    scaling: `mtc.training.loss_scale.Scaling` or None. scale: the tensor of the loss scale where the device finds overflows and keeps the scale
+    itself: its optimizer multiplies the loss, divides the gradient, and leaves steps out; None where that is up to the caller.
     """
     system: Callable = _nothing
     """system(session_config): context manager around all sessions on the device: starts what it needs and shuts it down."""

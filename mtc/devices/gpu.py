@@ -1,7 +1,7 @@
 """Training on the GPUs that TensorFlow sees: the first one, or as many as there are replicas.
 
-mixed_fp16 is TensorFlow's rewrite of the graph. That knows no bfloat16 on GPUs, so mixed_bf16 are casts around each convolution, where this TensorFlow has
-such kernels.
+mixed_fp16 is TensorFlow's rewrite of the graph. That knows no bfloat16 on GPUs, so mixed_bf16 are casts around each convolution, where this
+TensorFlow has such kernels.
 """
 
 import tensorflow.compat.v1 as tf
@@ -38,8 +38,6 @@ def select(config, replicas):
         name += ", float16 by TensorFlow's rewrite"
     elif config.train.precision == "mixed_bf16":
         if not precision.has_kernels("bfloat16", "/gpu:0", session_config):
-            raise UserError(
-                "train.precision=mixed_bf16: TensorFlow {} has no bfloat16 convolutions for GPUs; use mixed_fp16".format(tf.__version__)
-            )
+            raise UserError("train.precision=mixed_bf16: TensorFlow {} has no bfloat16 convolutions for GPUs; use mixed_fp16".format(tf.__version__))
         convolve, name = convolution.casting(convolve, "bfloat16"), name + ", convolutions in bfloat16"
     return Device("gpu", name, session_config, convolve)

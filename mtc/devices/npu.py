@@ -1,9 +1,9 @@
 """Training on one Ascend NPU through CANN's TF Adapter: `npu_bridge` for TensorFlow 1.15, `npu_device` for 2.6.
 
-The session's graph is handed to the NPU by a custom optimizer named NpuOptimizer in its configuration (CANN migration guide, "session configuration").
-An entry that we add ourselves obliges us to switch memory_optimization off; `npu_config_proto` switches remapping and JIT off. Importing the
-adapter has effects: from then on every session of the process goes to the NPU unless it says otherwise (`host_only`). So nothing is imported
-before a run asks for an NPU, and nowhere but here. Facts and sources: facts/ascend.md.
+The session's graph is handed to the NPU by a custom optimizer named NpuOptimizer in its configuration (CANN migration guide, "session
+configuration"). An entry that we add ourselves obliges us to switch memory_optimization off; `npu_config_proto` switches remapping and JIT off.
+Importing the adapter has effects: from then on every session of the process goes to the NPU unless it says otherwise (`host_only`). So
+nothing is imported before a run asks for an NPU, and nowhere but here. Facts and sources: facts/ascend.md.
 
 The 910 does not produce infinities: what overflows becomes the largest number, and a status register tells. Only the vendor's optimizer reads it, so
 there it keeps the loss scale; the 910B computes infinities, and is treated as any other device.
@@ -75,7 +75,7 @@ def select(config, replicas):
         in_float32=adapter.npu_scope.keep_dtype_scope,
         wrap=functools.partial(_wrap, adapter, chip),
         system=functools.partial(_system, adapter),
-        before_first_step="The NPU compiles the graph before the first step: minutes the first time; compiled operators are kept in {}.".format(cache),
+        before_first_step="the NPU compiles the graph before the first step, which takes minutes the first time; its operators are kept in " + cache,
     )
 
 
@@ -112,7 +112,7 @@ def _chip(asked):
     if asked != "auto":
         return asked
     try:
-        told = subprocess.run(["npu-smi", "info"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True, timeout=20, universal_newlines=True)
+        told = subprocess.run(["npu-smi", "info"], capture_output=True, check=True, timeout=20, text=True)
     except (OSError, subprocess.SubprocessError) as error:
         log.info("npu-smi does not tell the chip (%s): taken for a 910; npu.chip says otherwise", error)
         return "910"

@@ -1,8 +1,8 @@
 """16-bit convolutions by TensorFlow's own rewrite of the graph (grappler's auto mixed precision): whether it takes place here, and on what.
 
 The rewrite puts matrix products into 16 bits, too. Here they are the loss, whose quadratic form subtracts large numbers from each other
-(`mtc.losses.low_resolution`), and the network has none; so they are taken off the rewrite's list of operations that gain by it. Then what it changes of
-a loss are moves of maps that left the network in 16 bits anyway, and no sum (`test/devices/test_rewrite.py` looks at all of it).
+(`mtc.losses.low_resolution`), and the network has none; so they are taken off the rewrite's list of operations that gain by it. Then what it
+changes of a loss are moves of maps that left the network in 16 bits anyway, and no sum (`test/devices/test_rewrite.py` looks at all of it).
 """
 
 import functools

@@ -47,8 +47,9 @@ def casting(convolve, dtype):
 
 
 def rounding(convolve, dtype):
-    """Return `convolve` as hardware with 16-bit inputs and float32 sums computes it: x, kernel and upstream gradient are rounded to a type ("float16",
-    "bfloat16"), and beyond its range are infinite.
+    """Return `convolve` as hardware with 16-bit inputs and float32 sums computes it.
+
+    x, kernel and upstream gradient are rounded to a type ("float16", "bfloat16"), and infinite beyond its range.
     """
 
     def rounded(values):

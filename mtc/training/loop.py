@@ -35,7 +35,7 @@ from mtc.skeleton import SKELETONS
 from mtc.storage import backoff, retention
 from mtc.storage import lease as leases
 from mtc.storage import uploader as uploads
-from mtc.training import bundle, checkpoints, faults, optimizer, previews, remote
+from mtc.training import bundle, checkpoints, faults, loss_scale, optimizer, previews, remote
 from mtc.training import control as controls
 from mtc.training import graph as graphs
 from mtc.training import state as states
@@ -60,10 +60,10 @@ def train(config, run_dir, lock, take_over=False, draw=None):
 
     lock: the `mtc.lock.Lock` of the run directory, held; take_over: replace a trainer on another machine whose lease has run out; draw: what
     `mtc.training.previews` draws with, where pictures are wanted.
-    Returns {"step", "checkpoint", "loss", "resumed", "uploaded", "early_stop", "skipped", "bad_samples", "seconds"}. Errors: UserError for what a
-    person can mend; `mtc.errors.Stopped` when SIGTERM or SIGINT asked for the end and a checkpoint has been saved; RunFailed for a loss or gradient
-    that is not finite, a checkpoint that cannot be written, and checkpoints that could not be uploaded; TakenOver where another trainer has taken
-    the run.
+    Returns {"step", "checkpoint", "loss", "resumed", "uploaded", "early_stop", "best", "skipped", "overflows", "bad_samples", "seconds"}. Errors:
+    UserError for what a person can mend; `mtc.errors.Stopped` when SIGTERM or SIGINT asked for the end and a checkpoint has been saved; RunFailed for
+    a loss or gradient that is not finite, a checkpoint that cannot be written, and checkpoints that could not be uploaded; TakenOver where another
+    trainer has taken the run.
     """
     skeleton = SKELETONS[config.model.kind]
     batch_size = config.train.batch_size
@@ -74,15 +74,14 @@ def train(config, run_dir, lock, take_over=False, draw=None):
         samples = readers.training(config)
         for source, found in samples.items():
             log.info("loading dataset %s of size %d", source, len(found))
-        options = config.train.threads, config.train.compile, config.train.replicas, config.train.deterministic
-        kind, device, session_config = devices.select(config.train.device, *options)
-        peak = devices.peak.measure(kind, session_config)
-        log.info("TensorFlow %s on %s%s", tf.__version__, device, ", {:.0f} GFLOP/s in matrix products".format(peak / 1e9) if peak else "")
-        training = graphs.build(config, skeleton, kind)
+        device = devices.select(config)
+        peak = devices.peak.measure(device.kind, device.session_config)
+        log.info("TensorFlow %s on %s%s", tf.__version__, device.name, ", {:.0f} GFLOP/s in matrix products".format(peak / 1e9) if peak else "")
+        training = graphs.build(config, skeleton, device)
         dead = graphs.dead_terms(config, skeleton)
         for term in dead:
             log.warning("%s is 0 by construction: no sample of this configuration can train it (compat.ignore_paf_2d with 2D labels only)", term)
-        session = stack.enter_context(tf.Session(graph=training.graph, config=session_config))
+        session = stack.enter_context(device.session(training.graph))
         examiner = Examiner(config, skeleton) if config.evaluation.samples else None
         drawn = stack.enter_context(previews.Previews(config, skeleton, draw)) if config.previews.every and draw else None
 
@@ -107,9 +106,12 @@ def train(config, run_dir, lock, take_over=False, draw=None):
         loaded = None
         if resumed:
             checkpoints.check_is_of(resumed, uid, config, accept=config.checkpoint.foreign == "accept")
-            training.set_variables(session, _restored(resumed, training))
+            training.set_variables(session, _restored(resumed, training, config))
             state = states.from_json(checkpoints.state(resumed))
             log.info("resuming after step %d from %s", state.step, resumed)
+            before = checkpoints.state(resumed).get("precision", "fp32")
+            if before != config.train.precision:
+                log.info("train.precision was %s until step %d and is %s from there", before, state.step, config.train.precision)
             if config.snapshot.uri not in ("auto", "none"):
                 log.info("snapshot.uri=%s is not read again: the run goes on from its own checkpoint", config.snapshot.uri)
         else:
@@ -134,7 +136,8 @@ def train(config, run_dir, lock, take_over=False, draw=None):
         flop = cpm.training_flop(training.layers, config.model.crop, pof_is_dead=bool(dead))
         journal = stack.enter_context(Journal(run_dir, log_file, state.step + 1, last, config.train.log_every, batch_size, flop, peak))
         facts = {"step": state.step, "uid": uid, "resumed": bool(resumed), "versions": versions(), "fence": lock.holder.fence, "lease": lease.fence}
-        facts["device"] = {"kind": kind, "name": device, "flop_per_second": peak}
+        facts["device"] = {"kind": device.kind, "name": device.name, "flop_per_second": peak}
+        facts["precision"] = config.train.precision
         shapes = training.variable_shapes()
         parameters = int(sum(np.prod(shapes[name]) for name, _ in cpm.variables(training.layers)))
         journal.record("start", snapshot=loaded and {"prefix": loaded}, parameters=parameters, dead_terms=dead, flop_per_image=flop, **facts)
@@ -192,6 +195,8 @@ def train(config, run_dir, lock, take_over=False, draw=None):
         steps = Steps(session, training, batches, last, skipped=state.skipped)
         first = step = state.step
         if step < last and not state.stopped_early:
+            if device.before_first_step:
+                log.info("%s", device.before_first_step)
             log.info("Starting to train ...")
 
         def tell():
@@ -205,12 +210,16 @@ def train(config, run_dir, lock, take_over=False, draw=None):
                 journal.step(made)
                 state.step, state.samples = made.number, made.first_sample + batch_size
                 state.skipped += made.skipped
+                state.overflows += made.overflowed
                 loss = made.losses.total
                 if made.skipped:
                     log.warning("step %d is skipped: %s", made.number, _not_finite(made))
                     journal.record(
                         "skipped", step=made.number, names=made.names, path=faults.save_batch(run_dir, made, batches.make(made.first_sample))
                     )
+                if made.overflowed:
+                    log.info("step %d changes no weight: its gradient overflowed with loss scale %g", made.number, made.loss_scale)
+                    journal.record("overflow", step=made.number, scale=made.loss_scale)
                 try:
                     for entry in bad.add(made.bad):
                         log.warning("sample %s of %s is replaced by the next one: %s", entry.name, entry.source, entry.reason)
@@ -239,7 +248,7 @@ def train(config, run_dir, lock, take_over=False, draw=None):
             writer.save(state.step, lambda: session.run(training.values), facts_of_state)
 
         def facts_of_state():
-            identity = {"uid": uid, "fence": lock.holder.fence, "config": configuration.identity(config)}
+            identity = {"uid": uid, "fence": lock.holder.fence, "config": configuration.identity(config), "precision": config.train.precision}
             return dict(state.to_json(), **identity)
 
         def end(status, **more):
@@ -248,7 +257,8 @@ def train(config, run_dir, lock, take_over=False, draw=None):
                 _end(status, **more)
 
         def _end(status, **more):
-            journal.record("end", step=state.step, status=status, seconds=round(state.seconds, 3), skipped=state.skipped, **more)
+            counts = {"skipped": state.skipped, "overflows": state.overflows}
+            journal.record("end", step=state.step, status=status, seconds=round(state.seconds, 3), **counts, **more)
 
         def obey():
             """Do what was asked for on the run's control file. Returns whether somebody wants a checkpoint now."""
@@ -338,6 +348,7 @@ def train(config, run_dir, lock, take_over=False, draw=None):
             "early_stop": state.stopped_early,
             "best": state.best(1),
             "skipped": state.skipped,
+            "overflows": state.overflows,
             "bad_samples": len(state.bad_samples),
             "seconds": round(state.seconds, 3),
         }
@@ -382,9 +393,16 @@ def _lease(store, prefix, uid, config, lock, take_over):
     return leases.acquire(store, prefix, uid, lock.holder, seconds, gone=gone, take_over=take_over)
 
 
-def _restored(directory, training):
+def _restored(directory, training, config):
     """Return {name: array} of a checkpoint. Errors: UserError where it is not of this network."""
     values, shapes = bundle.read(checkpoints.bundle_prefix(directory)), training.variable_shapes()
+    scale = loss_scale.initial_values(loss_scale.of_config(config))
+    if scale and not set(scale) <= set(values):
+        log.info("%s has no loss scale: it starts at %g", directory, scale["loss_scale"])
+        values.update(scale)
+    elif not scale and snapshot.LOSS_SCALE[0] in values:
+        log.info("the loss scale of %s, %g, is not used any more", directory, values[snapshot.LOSS_SCALE[0]])
+        values = {name: value for name, value in values.items() if name not in snapshot.LOSS_SCALE}
     different = sorted(name for name in set(values) | set(shapes) if name not in values or name not in shapes or values[name].shape != shapes[name])
     if different:
         raise UserError(
