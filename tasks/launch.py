@@ -164,7 +164,7 @@ def _parse(argv):
     parser = argparse.ArgumentParser(
         prog="python -m tasks.launch",
         description="Start the ranks of one training on this machine.",
-        usage="%(prog)s --ranks N [--device-ids 0,1,...] [--rank-table FILE] [--nodes M --node-rank K --master HOST:PORT] -- ARGUMENTS OF tasks.train",
+        usage="%(prog)s --ranks N [--device-ids 0,1,...] [--rank-table FILE] [--nodes M --node-rank K --master HOST:PORT] -- TRAIN_ARGUMENTS",
     )
     number = _whole_number
     parser.add_argument("--ranks", type=number(1), required=True, help="ranks on this machine: one a GPU or NPU")

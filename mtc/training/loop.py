@@ -31,7 +31,7 @@ from mtc.skeleton import SKELETONS
 from mtc.storage import backoff, retention
 from mtc.storage import lease as leases
 from mtc.storage import uploader as uploads
-from mtc.training import bundle, checkpoints, faults, optimizer, previews, remote, signals
+from mtc.training import bundle, checkpoints, faults, loss_scale, optimizer, previews, remote, signals
 from mtc.training import control as controls
 from mtc.training import graph as graphs
 from mtc.training import state as states
@@ -59,10 +59,10 @@ def train(config, run_dir, lock, take_over=False, draw=None, world=None, abandon
     lock: the `mtc.lock.Lock` of the run directory, held; take_over: replace a trainer on another machine whose lease has run out; draw: what
     `mtc.training.previews` draws with, where pictures are wanted; world: the `mtc.training.ranks.world.World` where this process leads several;
     abandon(text, code): ends the process at once, whatever it waits for.
-    Returns {"step", "checkpoint", "loss", "resumed", "uploaded", "early_stop", "skipped", "bad_samples", "seconds"}. Errors: UserError for what a
-    person can mend; `mtc.errors.Stopped` when SIGTERM or SIGINT asked for the end and a checkpoint has been saved; RunFailed for a loss or gradient
-    that is not finite, a checkpoint that cannot be written, and checkpoints that could not be uploaded; TakenOver where another trainer has taken
-    the run.
+    Returns {"step", "checkpoint", "loss", "resumed", "uploaded", "early_stop", "best", "skipped", "overflows", "bad_samples", "seconds"}. Errors:
+    UserError for what a person can mend; `mtc.errors.Stopped` when SIGTERM or SIGINT asked for the end and a checkpoint has been saved; RunFailed for
+    a loss or gradient that is not finite, a checkpoint that cannot be written, and checkpoints that could not be uploaded; TakenOver where another
+    trainer has taken the run.
     """
     skeleton = SKELETONS[config.model.kind]
     batch_size = config.train.batch_size
@@ -108,9 +108,12 @@ def train(config, run_dir, lock, take_over=False, draw=None, world=None, abandon
         loaded = None
         if resumed:
             checkpoints.check_is_of(resumed, uid, config, accept=config.checkpoint.foreign == "accept")
-            values = _restored(resumed, training)
+            values = _restored(resumed, training, config)
             state = states.from_json(checkpoints.state(resumed))
             log.info("resuming after step %d from %s", state.step, resumed)
+            before = checkpoints.state(resumed).get("precision", "fp32")
+            if before != config.train.precision:
+                log.info("train.precision was %s until step %d and is %s from there", before, state.step, config.train.precision)
             if config.snapshot.uri not in ("auto", "none"):
                 log.info("snapshot.uri=%s is not read again: the run goes on from its own checkpoint", config.snapshot.uri)
         else:
@@ -141,6 +144,7 @@ def train(config, run_dir, lock, take_over=False, draw=None, world=None, abandon
         facts = {"step": state.step, "uid": uid, "resumed": bool(resumed), "versions": versions(), "fence": lock.holder.fence, "lease": lease.fence}
         facts["ranks"] = team.size if team else 1
         facts["device"] = {"kind": device.kind, "name": device.name, "flop_per_second": peak}
+        facts["precision"] = config.train.precision
         shapes = training.variable_shapes()
         parameters = int(sum(np.prod(shapes[name]) for name, _ in cpm.variables(training.layers)))
         journal.record("start", snapshot=loaded and {"prefix": loaded}, parameters=parameters, dead_terms=dead, flop_per_image=flop, **facts)
@@ -198,6 +202,8 @@ def train(config, run_dir, lock, take_over=False, draw=None, world=None, abandon
         steps = Steps(session, training, batches, last, skipped=state.skipped, team=team)
         first = step = state.step
         if step < last and not state.stopped_early:
+            if device.before_first_step:
+                log.info("%s", device.before_first_step)
             log.info("Starting to train ...")
 
         def tell():
@@ -211,12 +217,16 @@ def train(config, run_dir, lock, take_over=False, draw=None, world=None, abandon
                 journal.step(made)
                 state.step, state.samples = made.number, made.first_sample + batch_size
                 state.skipped += made.skipped
+                state.overflows += made.overflowed
                 loss = made.losses.total
                 if made.skipped:
                     log.warning("step %d is skipped: %s", made.number, _not_finite(made))
                     journal.record(
                         "skipped", step=made.number, names=made.names, path=faults.save_batch(run_dir, made, batches.make(made.first_sample))
                     )
+                if made.overflowed:
+                    log.info("step %d changes no weight: its gradient overflowed with loss scale %g", made.number, made.loss_scale)
+                    journal.record("overflow", step=made.number, scale=made.loss_scale)
                 try:
                     for entry in bad.add(made.bad):
                         log.warning("sample %s of %s is replaced by the next one: %s", entry.name, entry.source, entry.reason)
@@ -252,7 +262,7 @@ def train(config, run_dir, lock, take_over=False, draw=None, world=None, abandon
             return session.run(training.values)
 
         def facts_of_state():
-            identity = {"uid": uid, "fence": lock.holder.fence, "config": configuration.identity(config)}
+            identity = {"uid": uid, "fence": lock.holder.fence, "config": configuration.identity(config), "precision": config.train.precision}
             return dict(state.to_json(), **identity)
 
         def end(status, **more):
@@ -261,7 +271,8 @@ def train(config, run_dir, lock, take_over=False, draw=None, world=None, abandon
                 _end(status, **more)
 
         def _end(status, **more):
-            journal.record("end", step=state.step, status=status, seconds=round(state.seconds, 3), skipped=state.skipped, **more)
+            counts = {"skipped": state.skipped, "overflows": state.overflows}
+            journal.record("end", step=state.step, status=status, seconds=round(state.seconds, 3), **counts, **more)
 
         def obey():
             """Do what was asked for on the run's control file. Returns whether somebody wants a checkpoint now."""
@@ -355,6 +366,7 @@ def train(config, run_dir, lock, take_over=False, draw=None, world=None, abandon
             "early_stop": state.stopped_early,
             "best": state.best(1),
             "skipped": state.skipped,
+            "overflows": state.overflows,
             "bad_samples": len(state.bad_samples),
             "seconds": round(state.seconds, 3),
         }
@@ -392,9 +404,16 @@ def _lease(store, prefix, uid, config, lock, take_over):
     return leases.acquire(store, prefix, uid, lock.holder, seconds, gone=gone, take_over=take_over)
 
 
-def _restored(directory, training):
+def _restored(directory, training, config):
     """Return {name: array} of a checkpoint. Errors: UserError where it is not of this network."""
     values, shapes = bundle.read(checkpoints.bundle_prefix(directory)), training.variable_shapes()
+    scale = loss_scale.initial_values(loss_scale.of_config(config))
+    if scale and not set(scale) <= set(values):
+        log.info("%s has no loss scale: it starts at %g", directory, scale["loss_scale"])
+        values.update(scale)
+    elif not scale and snapshot.LOSS_SCALE[0] in values:
+        log.info("the loss scale of %s, %g, is not used any more", directory, values[snapshot.LOSS_SCALE[0]])
+        values = {name: value for name, value in values.items() if name not in snapshot.LOSS_SCALE}
     different = sorted(name for name in set(values) | set(shapes) if name not in values or name not in shapes or values[name].shape != shapes[name])
     if different:
         raise UserError(

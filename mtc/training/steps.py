@@ -12,7 +12,8 @@ import tensorflow.compat.v1 as tf
 from mtc.data.bad_samples import Bad
 from mtc.errors import UserError
 from mtc.losses import Losses
-from mtc.training.graph import BLOCK, MADE, REFUSED, SKIPPED
+from mtc.training.graph import BLOCK
+from mtc.training.update import MADE, OVERFLOWED, REFUSED, SKIPPED
 
 
 class Done(NamedTuple):
@@ -34,12 +35,19 @@ class Done(NamedTuple):
     grad_norm: float = 0.0
     """Euclidean norm of the gradient of all weights together."""
     code: int = MADE
-    """`mtc.training.graph.MADE`, SKIPPED or REFUSED."""
+    """`mtc.training.update.MADE`, SKIPPED, REFUSED or OVERFLOWED."""
+    loss_scale: float = 0.0
+    """What the loss was multiplied by for the gradient; 0: no loss scale."""
 
     @property
     def skipped(self):
         """Whether the step changed no weight, its loss or gradient being no number."""
         return self.code == SKIPPED
+
+    @property
+    def overflowed(self):
+        """Whether the step changed no weight, its gradient having overflowed because of the loss scale."""
+        return self.code == OVERFLOWED
 
     @property
     def refused(self):
@@ -114,8 +122,8 @@ class Steps:
         rows = self._session.run(self._training.table) if self._made else []
         made = []
         for done, row in zip(self._made, rows):
-            *values, norm, code = (float(value) for value in row)
-            made.append(done._replace(losses=Losses(*values), grad_norm=norm, code=int(code)))
+            *values, norm, code, scale = (float(value) for value in row)
+            made.append(done._replace(losses=Losses(*values), grad_norm=norm, code=int(code), loss_scale=scale))
         self._made = []
         return made
 
