@@ -10,6 +10,7 @@ from datetime import timedelta
 from airflow.sdk import DAG, TaskGroup, task
 
 from mtc_airflow import assets, deployment, leftovers, notify, params, run_directory
+from mtc_airflow.params import record_of
 from mtc_airflow.step_operator import StepOperator
 
 DOC = """
@@ -17,8 +18,9 @@ DOC = """
 
 `validate` checks the machine, the config and the storage before anything long starts; `fetch` brings the data set and the snapshot where they are not
 there yet; `preprocess` makes masks, in as many tasks as there are *shards*, and `COCO.json`; `train` trains, with a checkpoint now and then that is
-uploaded while training goes on; `evaluate` judges the last one on held-out people; `report` writes `report.html`; `clean_up` stops what a lost worker
-has left running. A step whose work is done already is shown as skipped, and its log says by whom.
+uploaded while training goes on, in as many *processes* as asked for, on more than one machine together with `train_with`; `evaluate` judges the last
+one on held-out people; `report` writes `report.html`; `clean_up` stops what a lost worker has left running. A step whose work is done already is
+shown as skipped, and its log says by whom.
 
 * **Start**: the *Trigger* button, or `airflow dags trigger mtc_train --conf '{"preset": "coco_body", "source": "/data/coco", "device": "gpu"}'`.
   With `"dry_run": true` it only tries whether the long run would work.
@@ -74,6 +76,16 @@ with DAG(
     train = deployment.on_device(
         "train", task_id="train", arguments=["--take-over"], retries=5, retry_delay=timedelta(seconds=30), outlets=[assets.CHECKPOINT]
     )
+
+    @task(multiple_outputs=False)
+    def machines(params=None) -> list[dict]:
+        """One mapped task for each machine but the first, which `train` is on."""
+        return [{"record": record_of(machine)} for machine in range(1, params["machines"])]
+
+    # They start together or not at all: who comes waits for the others (distributed.patience); where one is lost all end, and are tried again.
+    others = deployment.on_more_devices(
+        "train", task_id="train_with", retries=5, retry_delay=timedelta(seconds=30), map_index_template="{{ task.record }}"
+    ).expand_kwargs(more := machines())
     evaluate = deployment.on_device("evaluate", task_id="evaluate")
     report = deployment.on_device("report", task_id="report", outlets=[assets.REPORT])
 
@@ -82,4 +94,7 @@ with DAG(
         """Stop what still runs for this run though its task has ended for good."""
         leftovers.stop(run_directory.run_directory(dag_run.dag_id, dag_run.run_id))
 
-    validate >> fetch >> preprocess >> train >> evaluate >> report >> clean_up().as_teardown(setups=validate.as_setup())
+    end = clean_up().as_teardown(setups=validate.as_setup())
+    validate >> fetch >> preprocess >> train >> evaluate >> report >> end
+    preprocess >> more
+    others >> end

@@ -5,6 +5,8 @@ Each rank gets what torchrun would set (RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORL
 lines are printed with the rank before them. SIGTERM and SIGINT are handed on, so that the training saves and ends. Several machines: the same
 command on each, with --nodes, --node-rank and --master.
 
+Where all machines share a disk, --meet-in FILE takes the place of --master: rank 0 writes there where it is.
+
 Exits as rank 0 did; with 1 where that was killed, or another rank ended otherwise.
 """
 
@@ -113,13 +115,13 @@ def _environments(arguments, environ):
     size, first = arguments.ranks * arguments.nodes, arguments.ranks * arguments.node_rank
     if arguments.node_rank >= arguments.nodes:
         raise ValueError("--node-rank {}: there are {} machines, 0 to {}".format(arguments.node_rank, arguments.nodes, arguments.nodes - 1))
-    if arguments.nodes > 1 and not arguments.master:
-        raise ValueError("--nodes {} without --master HOST:PORT: say at which address rank 0 is".format(arguments.nodes))
-    host, port = _master(arguments.master)
+    if arguments.nodes > 1 and not (arguments.master or arguments.meet_in):
+        raise ValueError("--nodes {} without --master HOST:PORT or --meet-in FILE: say where rank 0 is".format(arguments.nodes))
+    meeting = {"MTC_MEETING": os.path.abspath(arguments.meet_in)} if arguments.meet_in else _master(arguments.master)
     devices = arguments.device_ids.split(",") if arguments.device_ids else [str(i) for i in range(arguments.ranks)]
     if len(devices) != arguments.ranks:
         raise ValueError("--device-ids {}: {} devices for {} ranks".format(arguments.device_ids, len(devices), arguments.ranks))
-    for name in ("TF_CONFIG", "RANK", "WORLD_SIZE", "RANK_ID", "RANK_SIZE"):
+    for name in ("TF_CONFIG", "RANK", "WORLD_SIZE", "RANK_ID", "RANK_SIZE", "MASTER_ADDR", "MASTER_PORT", "MTC_MEETING", "MTC_RANK_RECORD"):
         environ.pop(name, None)
     table = arguments.rank_table or environ.get("RANK_TABLE_FILE", "")
     if table and files.read_json(table) is None:
@@ -127,7 +129,9 @@ def _environments(arguments, environ):
     made = []
     for local, device in enumerate(devices):
         own = {"RANK": first + local, "LOCAL_RANK": local, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": arguments.ranks}
-        own.update(MASTER_ADDR=host, MASTER_PORT=port, ASCEND_DEVICE_ID=device)
+        own.update(meeting, ASCEND_DEVICE_ID=device)
+        if arguments.record and not local:
+            own["MTC_RANK_RECORD"] = arguments.record
         if size > 1:
             if table:
                 own.update(RANK_TABLE_FILE=os.path.abspath(table), RANK_ID=first + local, RANK_SIZE=size)
@@ -143,15 +147,15 @@ def _environments(arguments, environ):
 
 
 def _master(text):
-    """Return (host, port) where ranks meet; on one machine a port that is free now."""
+    """Return the variables that say where ranks meet; on one machine at a port that is free now."""
     if not text:
         with contextlib.closing(socket.socket()) as found:
             found.bind(("127.0.0.1", 0))
-            return "127.0.0.1", found.getsockname()[1]
+            return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": found.getsockname()[1]}
     host, colon, port = text.rpartition(":")
     if not (host and port.isdigit()):
         raise ValueError("--master {}: expected HOST:PORT".format(text))
-    return host, int(port)
+    return {"MASTER_ADDR": host, "MASTER_PORT": int(port)}
 
 
 def _die_with_the_parent():
@@ -173,6 +177,8 @@ def _parse(argv):
     parser.add_argument("--nodes", type=number(1), default=1, help="machines; start the same command on each")
     parser.add_argument("--node-rank", type=number(0), default=0, help="which of the machines this is; rank 0 is on machine 0")
     parser.add_argument("--master", default="", metavar="HOST:PORT", help="address of machine 0 and a port there that is free")
+    parser.add_argument("--meet-in", default="", metavar="FILE", help="in place of --master: a file on a disk that all machines share")
+    parser.add_argument("--record", default="", metavar="NAME", help="leave a record of this name in the run directory, for a machine without rank 0")
     split = argv.index("--") if "--" in argv else len(argv)
     arguments = parser.parse_args(argv[:split])
     arguments.train = argv[split + 1 :]

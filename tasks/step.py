@@ -71,7 +71,7 @@ class Step(NamedTuple):
     """Name of a second record, beside the data that other runs use too: what one of them has done under this name is done. The step itself leaves
     one where it has that name; a part of the work does not."""
     follows: bool = False
-    """It works for another process of the same command, which has the run directory: no lock, no record, nothing written."""
+    """It works for another process of the same command, which has the run directory: no lock, nothing written but a record where it has a name."""
 
 
 RUN_LOCK = ".lock"
@@ -122,7 +122,9 @@ def _run(step, arguments, stack):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _stop)
         if step.follows:
-            step.run(Context(config, run_dir, arguments))
+            context = Context(config, run_dir, arguments) if step.name else None
+            result = step.run(Context(config, run_dir, arguments))
+            _write_record(context, step, started, "success", figures=result.figures)
             return SUCCESS
         _make_run_dir(run_dir)
         # Another process may be at the same step, saving after a signal: config.json and the record are its own until it has left.

@@ -52,6 +52,7 @@ def _follow(context):
     from mtc.training.ranks import follower
 
     follower.follow(context.config, _world, step.abandon)
+    return step.Result(outputs=[], figures={"rank": _world.rank, "ranks": _world.size})
 
 
 def _labels(config):
@@ -78,8 +79,8 @@ STEP = step.Step(
 )
 
 
-FOLLOWER = STEP._replace(inputs=None, run=_follow, follows=True)
-"""The same command as one of several ranks, but for the first one."""
+FOLLOWER = STEP._replace(name=os.environ.get("MTC_RANK_RECORD", ""), inputs=None, run=_follow, follows=True)
+"""The same command as one of several ranks, but for the first one. It leaves a record where it is asked to (`tasks.launch --record`)."""
 
 _world = None
 """`mtc.training.ranks.world.World` of this process, where it is one of several ranks."""

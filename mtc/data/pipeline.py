@@ -92,7 +92,7 @@ class Pipeline:
     """Makes batches in order, `data.prefetch` batches ahead. Use as a context manager; iterate for batches without end."""
 
     def __init__(self, samples, config, skeleton, first=0, rank=0, ranks=1):
-        """samples: {source: [Sample]}; first: number of the run's first sample to deliver; rank: which of `ranks` equal parts of each batch to make."""
+        """samples: {source: [Sample]}; first: number of the run's first sample to deliver; rank: which of `ranks` equal parts of a batch to make."""
         self._samples, self._config, self._skeleton = samples, config, skeleton
         self._order = SampleOrder({k: len(v) for k, v in samples.items()}, config.data.mix, config.train.seed, config.compat.shuffle)
         self._next = first

@@ -14,12 +14,15 @@ import os
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import AsyncCallback, BaseOperator, DeadlineAlert, DeadlineReference
 
 from mtc_airflow.params import of_form
 from mtc_airflow.step_operator import StepOperator
+
+if TYPE_CHECKING:
+    from airflow.sdk.definitions.mappedoperator import OperatorPartial
 
 
 def most_runs() -> int:
@@ -31,14 +34,26 @@ def on_device(command: str, *, arguments: Sequence[str] = (), choose=of_form, **
     """The operator of a step that computes on the device, for where that is: `command`, `arguments` and `choose` as of `StepOperator`, and whatever
     any operator takes.
     """
-    place = {"queue": os.environ.get("MTC_DEVICE_QUEUE"), "pool": os.environ.get("MTC_DEVICE_POOL")}
-    kwargs.update({name: value for name, value in place.items() if value})
-    template = os.environ.get("MTC_DEVICE_POD")
-    if template:
-        from mtc_airflow.pod_operator import PodStepOperator  # its provider need not be there otherwise
+    operator, words, own = _on_device()
+    return operator(command=command, choose=choose, **{words: arguments}, **own, **kwargs)
 
-        return PodStepOperator(command=command, template=template, options=arguments, choose=choose, **kwargs)
-    return StepOperator(command=command, arguments=arguments, choose=choose, **kwargs)
+
+def on_more_devices(command: str, *, choose=of_form, **kwargs: Any) -> OperatorPartial:
+    """As `on_device`, to be mapped: one task for each machine that takes part beside the first."""
+    operator, _, own = _on_device()
+    return operator.partial(command=command, choose=choose, **own, **kwargs)
+
+
+def _on_device() -> tuple[type[BaseOperator], str, dict[str, Any]]:
+    """(operator, its name for further options of the command, what the environment says of its place)."""
+    place = {"queue": os.environ.get("MTC_DEVICE_QUEUE"), "pool": os.environ.get("MTC_DEVICE_POOL")}
+    own: dict[str, Any] = {name: value for name, value in place.items() if value}
+    template = os.environ.get("MTC_DEVICE_POD")
+    if not template:
+        return StepOperator, "arguments", own
+    from mtc_airflow.pod_operator import PodStepOperator  # its provider need not be there otherwise
+
+    return PodStepOperator, "options", {"template": template, **own}
 
 
 def deadline() -> DeadlineAlert | None:

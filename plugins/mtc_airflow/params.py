@@ -10,6 +10,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from airflow.sdk import Param
@@ -71,6 +72,14 @@ def form() -> dict[str, Param]:
             "integer", section=how, title="Last step", minimum=1, description="Number of the last training step. Empty: as the preset says."
         ),
         "batch_size": _optional("integer", section=how, title="Batch size", minimum=1, maximum=65536, description="Empty: as the preset says."),
+        "world_size": Param(
+            1, type="integer", minimum=1, maximum=4096, section=how, title="Processes",
+            description="How many processes train together, each on a GPU or NPU of its own and with an equal part of each batch.",
+        ),
+        "machines": Param(
+            1, type="integer", minimum=1, maximum=512, section=how, title="Machines",
+            description="On how many machines, each with an equal part of the processes: as many workers must be free, and share the run's folder.",
+        ),
         "data_root": _optional(
             "string", section=where, title="Data folder", minLength=1,
             description="Folder that has, or gets, train2017/, val2017/ and annotations/. A relative path counts from the project. "
@@ -130,6 +139,31 @@ def of_form(context) -> list[str]:
     return arguments(context["params"])
 
 
+def machines(values: Mapping[str, Any]) -> tuple[int, int]:
+    """(machines, processes on each). Errors: AirflowFailException where they cannot be equal."""
+    size, count = values.get("world_size") or 1, values.get("machines") or 1
+    if size % count:
+        raise AirflowFailException(f"world_size={size} cannot be divided equally among machines={count}: change one of them")
+    return count, size // count
+
+
+def launcher(values: Mapping[str, Any], run_dir: Path, machine: int = 0) -> list[str]:
+    """What stands before the arguments of a training of several processes, for one of its machines; nothing for a training of one process."""
+    count, ranks = machines(values)
+    if count * ranks == 1:
+        return []
+    words = ["--ranks", str(ranks)]
+    if count > 1:
+        words += ["--nodes", str(count), "--node-rank", str(machine), "--meet-in", str(run_dir / "ranks" / "meeting.json")]
+        words += ["--record", record_of(machine)] if machine else []
+    return [*words, "--"]
+
+
+def record_of(machine: int) -> str:
+    """Name of the record that a training leaves of a machine which is not the first."""
+    return f"train_machine_{machine}"
+
+
 def of_checkpoint(context) -> list[str]:
     """What an evaluation is told: the checkpoint of the parameters, or of the newest event of the asset that started the run."""
     values = context["params"]
@@ -165,8 +199,9 @@ def overrides(values: Mapping[str, Any]) -> list[str]:
 def refuse_unknown(context) -> None:
     """Fail a run whose `--conf` holds keys that no parameter has: Airflow takes any key, and a typo would train with the defaults.
 
-    A hook for `pre_execute`. Errors: AirflowFailException names the key and the nearest valid one.
+    A hook for `pre_execute`. Errors: AirflowFailException names the key and the nearest valid one; or processes that machines cannot share equally.
     """
+    machines(context.get("params") or {})
     known = list(form())
     for key in context["dag_run"].conf or {}:
         if key not in known:

@@ -32,9 +32,10 @@ class PodStepOperator(KubernetesPodOperator):
     :param command: the module below `tasks` and its words; the step's record has the same name, with underscores.
     :param template: path of the pod template, such as deploy/kubernetes/pod-nvidia.yaml.
     :param options: further options of the command.
+    :param record: the name of the step's record, where it has another one.
     """
 
-    def __init__(self, *, command: str, template: str, options: Sequence[str] = (), choose=params.of_form, **kwargs: Any):
+    def __init__(self, *, command: str, template: str, options: Sequence[str] = (), record: str = "", choose=params.of_form, **kwargs: Any):
         super().__init__(
             pod_template_file=template, base_container_name=CONTAINER, get_logs=True, durable=True,
             schedule_timeout_seconds=WAIT_FOR_DEVICE, startup_timeout_seconds=WAIT_FOR_IMAGE,
@@ -42,6 +43,7 @@ class PodStepOperator(KubernetesPodOperator):
         )  # fmt: skip
         self.command = command
         self.options = options
+        self.record = record
         self.choose = choose
 
     def execute(self, context):
@@ -60,7 +62,7 @@ class PodStepOperator(KubernetesPodOperator):
 
     @property
     def _step(self) -> str:
-        return self.command.replace(" ", "_")
+        return self.record or self.command.replace(" ", "_")
 
     def _record(self, context) -> dict[str, Any]:
         """What the step has written of itself."""

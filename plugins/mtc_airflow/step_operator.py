@@ -181,7 +181,12 @@ class StepOperator(ResumableJobMixin, BaseOperator):
 def words(command: str, choose, context, arguments: Sequence[str]) -> list[str]:
     """The command line of a step, after its interpreter."""
     module, *more = command.split()
-    return ["-m", f"tasks.{module}", *more, *choose(context), "--run-dir", str(run_dir_of(context)), *arguments]
+    told = [*more, *choose(context), "--run-dir", str(run_dir_of(context)), *arguments]
+    if command != "train":
+        return ["-m", f"tasks.{module}", *told]
+    machine = max(0, _map_index(context) + 1)  # the first has a task of its own, the others are mapped
+    launcher = params.launcher(context["params"], run_dir_of(context), machine)
+    return ["-m", "tasks.launch", *launcher, *told] if launcher else ["-m", "tasks.train", *told]
 
 
 def result_of(context, step: str) -> dict[str, Any]:

@@ -13,7 +13,11 @@ import time
 
 def main():
     words = sys.argv[2:]
-    step = "_".join([words[0].split(".")[1], *(w for w in words[1:2] if not w.startswith("--"))])
+    record = ""
+    if words[0] == "tasks.launch":
+        launcher, words = words[1 : words.index("--")], ["tasks.train"] + words[words.index("--") + 1 :]
+        record = launcher[launcher.index("--record") + 1] if "--record" in launcher else ""
+    step = record or "_".join([words[0].split(".")[1], *(w for w in words[1:2] if not w.startswith("--"))])
     run_dir = words[words.index("--run-dir") + 1]
     stopped = []
     signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))

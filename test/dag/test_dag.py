@@ -48,9 +48,11 @@ def test_tasks_follow_each_other_from_validation_to_the_report(dag):
         "preprocess.masks": {"preprocess.shards"},
         "preprocess.merge": {"preprocess.masks"},
         "train": {"preprocess.merge"},
+        "machines": {"preprocess.merge"},
+        "train_with": {"machines"},
         "evaluate": {"train"},
         "report": {"evaluate"},
-        "clean_up": {"validate", "report"},
+        "clean_up": {"validate", "report", "train_with"},
     }
     assert dag.get_task("validate").is_setup
     assert dag.get_task("clean_up").is_teardown
@@ -137,7 +139,7 @@ def test_every_parameter_sets_a_key_that_the_config_has():
     )
     values = {"device": "cpu", "steps": 9, "batch_size": 2, "data_root": "/d/my data #1", "source": "null", "storage_uri": "s3://b/p"}
     values.update(storage_endpoint="http://h:1", snapshot="a: b", set=["data.mix.coco=2"])
-    assert set(values) | {"preset", "shards", "notify", "dry_run"} == set(params.form())
+    assert set(values) | {"preset", "shards", "notify", "dry_run", "world_size", "machines"} == set(params.form())
     answer = subprocess.run([sys.executable, "-c", program, json.dumps(params.overrides(values))], cwd=ROOT, capture_output=True, text=True)
     assert answer.stdout.strip() == "/d/my data #1 9 null http://h:1 a: b", answer.stderr
 
@@ -150,6 +152,7 @@ def test_the_default_preset_can_be_changed_to_a_file_of_ones_own(monkeypatch):
 def test_a_run_goes_from_the_first_task_to_the_last_in_one_run_directory(dag, steps):
     state, states, run_dir = ran(dag, steps=5)
     assert state == "success"
+    assert states.pop("train_with") == "skipped"  # there is one machine
     assert set(states.values()) == {"success"}
     started = [start["step"] for start in steps.starts()]
     assert started[0] == "doctor"
@@ -177,7 +180,8 @@ def test_a_step_whose_work_is_done_is_skipped_and_what_follows_is_not(impatient,
     steps.plan(fetch_coco=["unchanged"], preprocess=["unchanged"] * 3)
     state, states, _ = ran(impatient)
     assert state == "success"
-    assert {name for name, state in states.items() if state == "skipped"} == {"fetch.coco", "preprocess.masks", "preprocess.merge"}
+    skipped = {name for name, state in states.items() if state == "skipped"}
+    assert skipped == {"fetch.coco", "preprocess.masks", "preprocess.merge", "train_with"}
     assert states["train"] == "success"
 
 
@@ -194,6 +198,45 @@ def test_as_many_shards_as_asked_for_are_made_side_by_side(dag, steps):
     told = [start["argv"][start["argv"].index("--run-dir") + 2 :] for start in steps.starts("preprocess")]
     assert sorted(told[:3]) == [["--shard", "1/3"], ["--shard", "2/3"], ["--shard", "3/3"]]
     assert told[3:] == [["--merge"]]
+
+
+def test_several_processes_of_one_machine_are_started_by_one_task(dag, steps):
+    state, states, run_dir = ran(dag, world_size=2)
+    assert (state, states["train_with"]) == ("success", "skipped")
+    (start,) = steps.starts("train")
+    told = start["argv"][2:]
+    assert told[:4] == ["tasks.launch", "--ranks", "2", "--"]
+    assert told[4:6] == ["--config", "demo"]
+    assert told[-3:] == ["--run-dir", str(run_dir), "--take-over"]
+
+
+def test_each_machine_has_a_task_and_all_meet_in_the_run_directory(dag, steps):
+    state, states, run_dir = ran(dag, world_size=6, machines=3)
+    assert state == "success"
+    assert set(states.values()) == {"success"}
+    meeting = ["--meet-in", str(run_dir / "ranks" / "meeting.json")]
+    for machine, record in enumerate(("train", "train_machine_1", "train_machine_2")):
+        (start,) = steps.starts(record)
+        told = start["argv"][2 : start["argv"].index("--")]
+        more = ["--record", record] if machine else []
+        assert told == ["tasks.launch", "--ranks", "2", "--nodes", "3", "--node-rank", str(machine), *meeting, *more]
+
+
+def test_a_machine_that_is_lost_is_tried_again_and_one_that_somebody_stopped_is_not(impatient, steps):
+    steps.plan(train=["fail", "ok"], train_machine_1=["fail", "ok"])
+    state, _, _ = ran(impatient, world_size=2, machines=2)
+    assert state == "success"
+    assert [len(steps.starts(name)) for name in ("train", "train_machine_1")] == [2, 2]
+    steps.plan(train=["ok", "ok", "asked"], train_machine_1=["ok", "ok", "asked"])
+    state, states, _ = ran(impatient, world_size=2, machines=2)
+    assert (state, states["train"], states["train_with"]) == ("failed", "failed", "failed")
+    assert [len(steps.starts(name)) for name in ("train", "train_machine_1")] == [3, 3]
+
+
+def test_processes_that_machines_cannot_share_equally_fail_the_run_at_once(impatient, steps):
+    state, states, _ = ran(impatient, world_size=3, machines=2)
+    assert (state, states["validate"]) == ("failed", "failed")
+    assert steps.starts() == []
 
 
 def test_a_dry_run_changes_everything_but_network_device_and_storage():

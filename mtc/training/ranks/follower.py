@@ -72,4 +72,6 @@ def _end(message):
     if message["status"] == "success":
         log.info("%s", text)
         return
-    raise {"stopped": Stopped, "user_error": UserError}.get(message["status"], RunFailed)(text)
+    if message["status"] == "stopped":
+        raise Stopped(text, requested_by=message["requested_by"])
+    raise (UserError if message["status"] == "user_error" else RunFailed)(text)

@@ -38,7 +38,7 @@ def lead(found, config, device, samples, versions, abandon):
     """Return the `team.Leader` of all ranks, once they are there, with its `collectives`."""
     port = None if found.addresses else team.free_port()
     made = team.Leader(found, _facts(config, samples, versions), config.distributed, abandon)
-    made.addresses[0] = "{}:{}".format(found.meeting[0], port)
+    made.addresses[0] = "{}:{}".format(made.meeting[0], port)
     addresses = list(found.addresses) or made.addresses
     made.start(addresses)
     made.collectives = _collectives(found, addresses, config, device)

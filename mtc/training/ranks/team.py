@@ -10,11 +10,13 @@ import collections
 import contextlib
 import json
 import logging
+import os
 import queue
 import socket
 import threading
 import time
 
+from mtc import files
 from mtc.errors import RunFailed, Stopped, UserError
 
 log = logging.getLogger("mtc.training")
@@ -51,8 +53,8 @@ class Leader:
         self._inboxes = {rank: queue.Queue() for rank in range(1, self.size)}
         self.addresses = [""] * self.size
         Leader.made += 1
-        with contextlib.closing(_listen(world.meeting)) as door:
-            self._wait(door, world, facts, settings.patience)
+        with _door(world) as (door, self.meeting):
+            self._wait(door, facts, settings.patience)
         for rank, link in self._links.items():
             threading.Thread(target=self._read, args=(rank, link), name="rank {}".format(rank), daemon=True).start()
         threading.Thread(target=self._watch, name="ranks", daemon=True).start()
@@ -67,7 +69,7 @@ class Leader:
             text = str(error)
         self.noticed.set()
         self._ending.set()
-        self._send_all({"do": "end", "status": status, "text": text})
+        self._send_all({"do": "end", "status": status, "text": text, "requested_by": getattr(error, "requested_by", None)})
         for link in self._links.values():
             link.close()
 
@@ -106,9 +108,9 @@ class Leader:
         """Return what to raise for TensorFlow's error in a step: that a rank is gone, if that is why."""
         return _explained(self, error)
 
-    def _wait(self, door, world, facts, patience):
+    def _wait(self, door, facts, patience):
         until, waiting = time.monotonic() + patience, set(self._inboxes)
-        log.info("waiting for %d more rank%s at %s:%d", len(waiting), "s" if len(waiting) > 1 else "", *world.meeting)
+        log.info("waiting for %d more rank%s at %s:%d", len(waiting), "s" if len(waiting) > 1 else "", *self.meeting)
         while waiting:
             door.settimeout(max(0.01, until - time.monotonic()))
             try:
@@ -117,14 +119,14 @@ class Leader:
                 hello = link.receive()
                 rank = hello["rank"]
                 if rank not in waiting or hello["size"] != self.size:
-                    link.send({"refused": "rank {} of {} is not waited for at {}:{}".format(rank, hello["size"], *world.meeting)})
+                    link.send({"refused": "rank {} of {} is not waited for at {}:{}".format(rank, hello["size"], *self.meeting)})
                     link.close()
                     continue
             except socket.timeout:
                 if time.monotonic() < until:
                     continue
                 text = "rank {} did not come to {}:{} within {:g} s (distributed.patience): all ranks have to be started"
-                reason = text.format(", ".join(str(rank) for rank in sorted(waiting)), world.meeting[0], world.meeting[1], patience)
+                reason = text.format(", ".join(str(rank) for rank in sorted(waiting)), self.meeting[0], self.meeting[1], patience)
                 self._refuse_all(reason, "failed")
                 raise RunFailed(reason) from None
             except (OSError, ValueError, KeyError, TypeError):  # somebody else's connection
@@ -187,7 +189,7 @@ def dismiss(world, settings, code, text):
     """Tell ranks that come to rank 0 that it has ended already; waits for them, half a minute at most."""
     status = next(status for status, of_it in CODES.items() if of_it == code)
     until, left = time.monotonic() + min(settings.patience, 30.0), world.size - 1
-    with contextlib.closing(_listen(world.meeting)) as door, contextlib.suppress(socket.timeout):
+    with _door(world) as (door, _), contextlib.suppress(socket.timeout):
         while left:
             door.settimeout(max(0.01, until - time.monotonic()))
             connection = door.accept()[0]
@@ -195,7 +197,7 @@ def dismiss(world, settings, code, text):
                 link = _Link(connection)
                 link.socket.settimeout(5)
                 left -= "rank" in link.receive()
-                link.send({"do": "end", "status": status, "text": text})
+                link.send({"do": "end", "status": status, "text": text, "requested_by": None})
             connection.close()
 
 
@@ -211,9 +213,8 @@ class Follower:
         self._abandon, self._silence = abandon, settings.silence
         self.noticed, self._ending = threading.Event(), threading.Event()
         self._inbox = queue.Queue()
-        self._link = _connect(world.meeting, settings.patience, self.rank)
-        self._link.send({"rank": self.rank, "size": self.size, "facts": facts, "port": port})
-        self.addresses = self._begin(world, settings.patience)
+        hello = {"rank": self.rank, "size": self.size, "facts": facts, "port": port}
+        self.addresses = self._begin(world, hello, settings.patience)
         threading.Thread(target=self._read, name="rank 0", daemon=True).start()
         threading.Thread(target=self._watch, name="ranks", daemon=True).start()
 
@@ -253,20 +254,36 @@ class Follower:
         """Return what to raise for TensorFlow's error in a step."""
         return _explained(self, error)
 
-    def _begin(self, world, patience):
-        self._link.socket.settimeout(patience + 10)
-        try:
-            message = self._link.receive()
-            while "beat" in message:
-                message = self._link.receive()
-        except (OSError, ValueError) as error:
-            raise RunFailed("rank 0 at {}:{} left before all ranks had come: {}".format(world.meeting[0], world.meeting[1], error)) from None
+    def _begin(self, world, hello, patience):
+        """Meet rank 0, and wait until it lets this rank begin. Returns the addresses of all servers, or [] where it has ended already."""
+        until, why = time.monotonic() + patience, "nobody is there"
+        while True:
+            meeting = world.meeting
+            try:
+                meeting = _read_meeting(world.meeting_file) if world.meeting_file else meeting
+                self._link = _Link(socket.create_connection(meeting, timeout=max(1.0, min(10.0, until - time.monotonic()))))
+            except (OSError, ValueError, KeyError) as error:
+                why = getattr(error, "strerror", None) or str(error)
+            else:
+                try:
+                    self._link.send(hello)
+                    self._link.socket.settimeout(patience + 10)
+                    message = self._link.receive()
+                    break
+                except (OSError, ValueError) as error:
+                    why = "it left before all ranks had come: {}".format(error)
+            if time.monotonic() > until:
+                where = world.meeting_file or "{}:{}".format(*meeting)
+                raise RunFailed(
+                    "rank {} does not reach rank 0 at {} within {:g} s (distributed.patience): {}".format(self.rank, where, patience, why)
+                )
+            time.sleep(0.2)
+        self._link.socket.settimeout(None)
         if message.get("do") == "end":
             self._inbox.put(message)
             return []
         if "refused" in message:
             raise (UserError if message.get("status") == "user_error" else RunFailed)(message["refused"])
-        self._link.socket.settimeout(None)
         return message["addresses"]
 
     def _read(self):
@@ -328,30 +345,55 @@ class _Link:
         self.socket.close()
 
 
-def _listen(meeting):
-    family = socket.getaddrinfo(meeting[0], meeting[1], type=socket.SOCK_STREAM)[0][0] if meeting[0] else socket.AF_INET
-    door = socket.socket(family, socket.SOCK_STREAM)
-    door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+@contextlib.contextmanager
+def _door(world):
+    """Yield (socket that listens where the ranks of a world meet, (host, port) of it)."""
+    host, port = world.meeting
+    door = None
     try:
-        door.bind(meeting)
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0] if host else socket.AF_INET
+        door = socket.socket(family, socket.SOCK_STREAM)
+        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        door.bind((host, port))
     except OSError as error:
-        door.close()
+        if door is not None:
+            door.close()
         text = "rank 0 cannot wait for the others at {}:{}: {}; MASTER_ADDR must be an address of its machine, MASTER_PORT free"
-        raise UserError(text.format(meeting[0], meeting[1], error.strerror or error)) from None
-    door.listen(128)
-    return door
-
-
-def _connect(meeting, patience, rank):
-    until = time.monotonic() + patience
-    while True:
+        raise UserError(text.format(host, port, error.strerror or error)) from None
+    with contextlib.closing(door):
+        door.listen(128)
+        if not world.meeting_file:
+            yield door, (host, port)
+            return
+        meeting = own_address(), door.getsockname()[1]
         try:
-            return _Link(socket.create_connection(meeting, timeout=max(1.0, min(10.0, until - time.monotonic()))))
+            os.makedirs(os.path.dirname(os.path.abspath(world.meeting_file)), exist_ok=True)
+            files.write_json(world.meeting_file, {"v": 1, "host": meeting[0], "port": meeting[1]})
         except OSError as error:
-            if time.monotonic() > until:
-                text = "rank {} does not reach rank 0 at {}:{} within {:g} s (distributed.patience): {}"
-                raise RunFailed(text.format(rank, meeting[0], meeting[1], patience, error.strerror or error)) from None
-            time.sleep(0.2)
+            raise UserError("{} cannot be written: {}; the ranks meet by it".format(world.meeting_file, error.strerror or error)) from None
+        try:
+            yield door, meeting
+        finally:
+            with contextlib.suppress(OSError):  # later ranks wait for the next try's
+                os.unlink(world.meeting_file)
+
+
+def _read_meeting(path):
+    """Return (host, port) of a meeting file. Errors: OSError, ValueError or KeyError where there is none yet."""
+    found = files.read_json(path)
+    if found is None:
+        raise OSError("it is not there yet")
+    return found["host"], found["port"]
+
+
+def own_address():
+    """Return this machine's address in its network, 127.0.0.1 where it has none; MTC_HOST says otherwise."""
+    if os.environ.get("MTC_HOST"):
+        return os.environ["MTC_HOST"]
+    with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as asked, contextlib.suppress(OSError):
+        asked.connect(("192.0.2.1", 9))  # nothing is sent: the kernel tells by which address it would
+        return asked.getsockname()[0]
+    return "127.0.0.1"
 
 
 def _difference(mine, other):

@@ -2,7 +2,8 @@
 
 CPUs and GPUs: `TF_CONFIG` as TensorFlow's own strategies read it, or RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT as torchrun sets them. Ascend's
 NPUs: RANK_ID, RANK_SIZE and RANK_TABLE_FILE, or CM_CHIEF_IP, CM_CHIEF_PORT, CM_CHIEF_DEVICE and CM_WORKER_SIZE without a rank table, where HCCL
-decides on the ranks. Source: facts/ascend.md, section 4; TensorFlow's guide to TF_CONFIG.
+decides on the ranks. MTC_MEETING names a file on a disk that all ranks share, in place of MASTER_ADDR and MASTER_PORT. Source: facts/ascend.md,
+section 4; TensorFlow's guide to TF_CONFIG.
 """
 
 import ipaddress
@@ -27,6 +28,8 @@ class World(NamedTuple):
     """(host, port) at which rank 0 waits for the others."""
     addresses: Tuple[str, ...] = ()
     """host:port of each rank's TensorFlow server; () where each takes a port that is free."""
+    meeting_file: str = ""
+    """File on a disk that all ranks share, in which rank 0 says where it waits, in place of `meeting`."""
 
 
 def of_environment(kind, environ=None):
@@ -59,9 +62,9 @@ def _of_tensorflow(environ, kind):
             text = "RANK_SIZE={} is for NPUs, and the device is the {}: start its ranks with python -m tasks.launch, or unset RANK_SIZE"
             raise UserError(text.format(environ["RANK_SIZE"], kind))
         return None
-    if "MASTER_ADDR" not in environ:
+    if "MASTER_ADDR" not in environ and not environ.get("MTC_MEETING"):
         raise UserError("WORLD_SIZE={} without MASTER_ADDR: say at which address rank 0 is, or use python -m tasks.launch".format(size))
-    return World(_rank(environ, "RANK", size), size, _meeting(environ, environ["MASTER_ADDR"], PORT))
+    return World(_rank(environ, "RANK", size), size, **_meeting(environ, environ.get("MASTER_ADDR", ""), PORT))
 
 
 def _of_tf_config(environ):
@@ -85,7 +88,7 @@ def _of_tf_config(environ):
         if not (host and colon and port.isdigit()):
             raise UserError("TF_CONFIG: '{}' is not host:port".format(address))
     host, _, port = addresses[0].rpartition(":")
-    return World(rank, len(addresses), _meeting(environ, host, int(port) + 1), tuple(addresses))
+    return World(rank, len(addresses), addresses=tuple(addresses), **_meeting(environ, host, int(port) + 1))
 
 
 def _of_ascend(environ):
@@ -99,7 +102,7 @@ def _of_ascend(environ):
         for name in ("CM_CHIEF_IP", "CM_CHIEF_PORT", "CM_CHIEF_DEVICE"):
             if not environ.get(name):
                 raise UserError("CM_WORKER_SIZE={} without {}: HCCL needs all of CM_*".format(size, name))
-        return World(None, size, _meeting(environ, environ["CM_CHIEF_IP"], PORT))
+        return World(None, size, **_meeting(environ, environ["CM_CHIEF_IP"], PORT))
     size = _number(environ, "RANK_SIZE", 1, least=1)
     if size == 1:
         if _number(environ, "WORLD_SIZE", 1) > 1 or environ.get("TF_CONFIG"):
@@ -108,7 +111,7 @@ def _of_ascend(environ):
     path = environ.get("RANK_TABLE_FILE")
     if not path:
         raise UserError("RANK_SIZE={} without RANK_TABLE_FILE: name the rank table, or use the CM_* variables in its place".format(size))
-    return World(_rank(environ, "RANK_ID", size), size, _meeting(environ, _first_server(path, size), PORT))
+    return World(_rank(environ, "RANK_ID", size), size, **_meeting(environ, _first_server(path, size), PORT))
 
 
 def _first_server(path, size):
@@ -137,10 +140,13 @@ def _first_server(path, size):
 
 
 def _meeting(environ, host, port):
+    """Return the fields of a `World` that say where its ranks meet."""
+    if environ.get("MTC_MEETING"):
+        return {"meeting": ("", 0), "meeting_file": environ["MTC_MEETING"]}
     host = environ.get("MASTER_ADDR") or host
     if not host:
         raise UserError("set MASTER_ADDR to the address of rank 0's machine: the rank table's server_id is none")
-    return host, _number(environ, "MASTER_PORT", port, least=1)
+    return {"meeting": (host, _number(environ, "MASTER_PORT", port, least=1))}
 
 
 def _rank(environ, name, size):
