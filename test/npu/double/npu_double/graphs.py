@@ -1,0 +1,154 @@
+"""What one session.run hands to the device: its part of the graph, a digest of it that ranks can compare, and what is wrong with it (facts §10.4)."""
+
+import collections
+import hashlib
+import importlib.util
+import os
+import sys
+
+from npu_double import recorder
+
+_PIPELINE = ("MakeIterator", "IteratorToStringHandle", "IteratorFromStringHandleV2", "IteratorV2", "Iterator", "OneShotIterator")
+_CHECKPOINT = ("SaveV2", "RestoreV2", "MergeV2Checkpoints", "ShardedFilename", "Save", "Restore", "SaveSlices", "RestoreSlice")
+_INITIALIZED = ("VariableV2", "Variable", "VarHandleOp", "TemporaryVariable")
+_RANDOM = ("RandomUniform", "RandomStandardNormal", "TruncatedNormal", "RandomUniformInt", "RandomShuffle", "Multinomial", "RandomGamma", "RandomPoissonV2")
+_CONVOLUTIONS = ("Conv2D", "DepthwiseConv2dNative", "Conv2DBackpropInput", "Conv2DBackpropFilter")
+
+
+def _placement():
+    """Return test/npu/placement.py, which need not be on the path of a program that has the double on its own."""
+    if "test.npu.placement" in sys.modules:
+        return sys.modules["test.npu.placement"]
+    if "_npu_placement" not in sys.modules:
+        path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "placement.py")
+        spec = importlib.util.spec_from_file_location("_npu_placement", path)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["_npu_placement"] = module
+        spec.loader.exec_module(module)
+    return sys.modules["_npu_placement"]
+
+
+def subgraph(operations, fed=()):
+    """Return all operations that running these runs, where the tensors `fed` are given: {name: operation}."""
+    return _placement().subgraph(operations, fed)
+
+
+def part(operations):
+    """Return "input" (the host's data pipeline), "checkpoint" (saving and restoring) or "compute"; for the digest, and whether lints are due."""
+    types = {operation.type for operation in operations.values()}
+    if types & set(_CHECKPOINT):
+        return "checkpoint"
+    if types & {"MakeIterator"}:
+        return "input"
+    return "compute"
+
+
+def digest(operations):
+    """Return a digest of the sorted nodes: names, types, inputs and attributes. Data pipelines stay on the host and do not count."""
+    host = set()
+    for operation in operations.values():
+        if operation.type == "MakeIterator":
+            host |= set(subgraph([operation]))
+    lines = []
+    for name in sorted(set(operations) - host):
+        definition = type(operations[name].node_def)()
+        definition.CopyFrom(operations[name].node_def)
+        if "_npu_op" in definition.attr and "token" in definition.attr:
+            del definition.attr["token"]  # numbers Python functions of this process
+        definition.device = ""
+        lines.append(definition.SerializeToString(deterministic=True))
+    whole = hashlib.sha256()
+    for line in lines:
+        whole.update(len(line).to_bytes(8, "big") + line)
+    return whole.hexdigest()[:16], len(lines)
+
+
+def graphs_differ(journal_a, journal_b):
+    """Return how the session runs of two ranks differ, "" if they do not.
+
+    Compared are, in order, the runs that go to the NPU, by what was fetched and fed and by the digest of its graph, with their numbers of loops.
+    Checkpoints (only one rank may write them) and data pipelines (on the host, sharded by rank) may differ.
+    """
+    runs = [[entry for entry in journal if entry["kind"] == "run" and entry["device"] == "npu" and entry["part"] == "compute"] for journal in (journal_a, journal_b)]
+    for number, (a, b) in enumerate(zip(*runs)):
+        if a["signature"] != b["signature"]:
+            return "run {}: one fetches {}, the other {}".format(number, _names(journal_a, a), _names(journal_b, b))
+        if a["graph"] != b["graph"]:
+            return "run {} of {}: the graphs differ ({} and {} nodes, {} and {}){}".format(
+                number, _names(journal_a, a), a["nodes"], b["nodes"], a["graph"], b["graph"], _difference(journal_a, journal_b, a, b)
+            )
+        if a["loops"] != b["loops"]:
+            return "run {} of {}: {} and {} iterations a run".format(number, _names(journal_a, a), a["loops"], b["loops"])
+    if len(runs[0]) != len(runs[1]):
+        longer, journal = (runs[0], journal_a) if len(runs[0]) > len(runs[1]) else (runs[1], journal_b)
+        number = min(map(len, runs))
+        return "{} and {} runs: only one makes run {}, of {}".format(len(runs[0]), len(runs[1]), number, _names(journal, longer[number]))
+    return ""
+
+
+def _names(journal, run):
+    for entry in journal:
+        if entry["kind"] == "graph" and entry["signature"] == run["signature"]:
+            return ", ".join(entry["fetches"][:5]) + (", ..." if len(entry["fetches"]) > 5 else "")
+    return run["signature"]
+
+
+def _difference(journal_a, journal_b, a, b):
+    """Say which operation types are more frequent on one side."""
+    counts = []
+    for journal, run in ((journal_a, a), (journal_b, b)):
+        (entry,) = [entry for entry in journal if entry["kind"] == "graph" and entry["graph"] == run["graph"]][:1]
+        counts.append(collections.Counter(entry["types"]))
+    text = ["{} {} {}".format(name, counts[0][name], counts[1][name]) for name in sorted(set(counts[0]) | set(counts[1])) if counts[0][name] != counts[1][name]]
+    return ": " + ", ".join(text) if text else ": same numbers of each type"
+
+
+def examine(graph, fetched, fed, operations, looping):
+    """Lint a fetched subgraph: each finding once for a graph. Nothing is raised."""
+    types = collections.Counter(operation.type for operation in operations.values())
+    placement = _placement()
+    for name, op_type, where, why in placement.falls(graph, fetched, fed):
+        rule = {"unknown": "unknown-operator", "dynamic": "dynamic-shape", "unsupported": "unsupported-dtype"}.get(where, "not-on-ai-core")
+        _tell(graph, rule, "{} ({}): {}: {}".format(name, op_type, where, why), name, node=name, op_type=op_type, where=where)
+    if types["IsFinite"] + types["IsNan"] + types["IsInf"]:
+        _tell(graph, "is-finite", "IsFinite, IsNan and IsInf say nothing where the device saturates")
+    dynamic = any(output.shape.ndims is None or None in output.shape.as_list() for operation in operations.values() for output in operation.outputs)
+    if dynamic and types["Switch"] + types["Merge"]:
+        _tell(graph, "v1-control-flow", "Switch and Merge (control flow of version 1) with dynamic shapes are not supported")
+    has_loss_scale = [operation for operation in operations.values() if _npu_op(operation) == "NpuGetFloatStatusV2"]
+    if len(has_loss_scale) > 1:
+        _tell(graph, "two-loss-scales", "one run reads the one overflow register {} times".format(len(has_loss_scale)))
+    if looping and any(output.dtype.base_dtype.name == "string" for operation in operations.values() for output in operation.outputs):
+        _tell(graph, "strings-in-loop", "tensors of strings in a run of several iterations")
+    fetched_types = {operation.type for operation in operations.values()}
+    initialised = [o for o in operations.values() if o.type in ("Assign", "AssignVariableOp") and o.inputs[0].op.type in _INITIALIZED and not _trains(types)]
+    if initialised and "MakeIterator" in fetched_types:
+        _tell(graph, "initializers-with-iterator", "variables and an iterator are initialised in one run: variables on the device would read as 0")
+    if _trains(types):
+        for operation in operations.values():
+            if operation.type in _RANDOM:
+                _tell(graph, "random-in-training", "{} ({}) draws on the AI CPU in a training step".format(operation.name, operation.type), operation.name)
+            if operation.type in ("Conv2D", "DepthwiseConv2dNative"):
+                _channels(graph, operation)
+
+
+def _trains(types):
+    return any(name.startswith(("Apply", "ResourceApply")) for name in types)
+
+
+def _channels(graph, operation):
+    shape = operation.inputs[1].shape
+    if operation.type != "Conv2D" or shape.ndims != 4:
+        return
+    odd = [size for size in shape.as_list()[2:] if size is not None and size % 16]
+    if odd:
+        _tell(graph, "channels", "{}: channels {} are padded to a multiple of 16".format(operation.name, odd), operation.name, severity="info")
+
+
+def _tell(graph, rule, message, what="", **facts):
+    facts.setdefault("severity", "warning")
+    recorder.lint(rule, message, once=(id(graph), what), **facts)
+
+
+def _npu_op(operation):
+    return _placement().npu_op(operation)
