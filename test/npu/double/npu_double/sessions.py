@@ -229,7 +229,7 @@ def _known(session, state, fetches, feed_dict):
 
 def tensor_key(tensor):
     """Return what `_FetchHandler` looks fed tensors up by."""
-    return tensor.ref() if hasattr(tensor, "ref") else tensor.experimental_ref() if hasattr(tensor, "experimental_ref") else tensor
+    return tensor.ref() if hasattr(tensor, "ref") else tensor
 
 
 def _fed(feed_dict):
