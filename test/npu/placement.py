@@ -115,7 +115,9 @@ def _is_pipeline(op_type):
 
 def _attributes(definition):
     """Return the dtypes among a node's attributes: {name: dtype's name}."""
-    return {key: tf.as_dtype(value.type).base_dtype.name for key, value in definition.attr.items() if value.WhichOneof("value") == "type" and value.type}
+    return {
+        key: tf.as_dtype(value.type).base_dtype.name for key, value in definition.attr.items() if value.WhichOneof("value") == "type" and value.type
+    }
 
 
 _NEVER_FOLDED = ("Placeholder", "PlaceholderWithDefault", "VariableV2", "Variable", "VarHandleOp", "NoOp", "PyFunc", "IteratorGetNext")
@@ -153,7 +155,9 @@ def _begins_dynamic(operation, folded):
     unknown = [
         tensor
         for tensor in operation.outputs
-        if not tensor.shape.is_fully_defined() and tensor.dtype.base_dtype not in (tf.string, tf.resource, tf.variant) and operation.type != "BroadcastGradientArgs"
+        if not tensor.shape.is_fully_defined()
+        and tensor.dtype.base_dtype not in (tf.string, tf.resource, tf.variant)
+        and operation.type != "BroadcastGradientArgs"
     ]
     if not unknown:
         return False

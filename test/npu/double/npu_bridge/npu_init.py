@@ -56,6 +56,8 @@ from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
 from tensorflow.python.client import session
 from tensorflow.python.training import session_run_hook
 
+_sessions.take_all()
+
 try:
     from tensorflow.python.keras import backend
 except ImportError:  # a TensorFlow whose Keras is a package of its own
@@ -128,7 +130,12 @@ def init_resource(config=None):
     init, shutdown = npu_ops.initialize_system(), npu_ops.shutdown_system()
     made = session.Session(config=config)
     made.run(init)
-    for key, query in (("rank_id", get_rank_id), ("local_rank_id", get_local_rank_id), ("rank_size", get_rank_size), ("local_rank_size", get_local_rank_size)):
+    for key, query in (
+        ("rank_id", get_rank_id),
+        ("local_rank_id", get_local_rank_id),
+        ("rank_size", get_rank_size),
+        ("local_rank_size", get_local_rank_size),
+    ):
         util.set_value("npu_" + key, query())
     return made, shutdown
 

@@ -17,8 +17,9 @@ from npu_double.graphs import graphs_differ
 from npu_double.numeric import emulate_fp16
 from npu_double.options import Aborted
 from npu_double.recorder import journal, last, lints, read_journal, reset
+from npu_double.sessions import uninstall
 from npu_double.world import set_world
 
 __all__ = [
-    "Aborted", "emulate_fp16", "graphs_differ", "inject_overflow", "journal", "last", "lints", "read_journal", "reset", "set_chip", "set_world",
+    "Aborted", "emulate_fp16", "graphs_differ", "inject_overflow", "journal", "last", "lints", "read_journal", "reset", "set_chip", "set_world", "uninstall",
 ]  # fmt: skip

@@ -11,7 +11,16 @@ from npu_double import recorder
 _PIPELINE = ("MakeIterator", "IteratorToStringHandle", "IteratorFromStringHandleV2", "IteratorV2", "Iterator", "OneShotIterator")
 _CHECKPOINT = ("SaveV2", "RestoreV2", "MergeV2Checkpoints", "ShardedFilename", "Save", "Restore", "SaveSlices", "RestoreSlice")
 _INITIALIZED = ("VariableV2", "Variable", "VarHandleOp", "TemporaryVariable")
-_RANDOM = ("RandomUniform", "RandomStandardNormal", "TruncatedNormal", "RandomUniformInt", "RandomShuffle", "Multinomial", "RandomGamma", "RandomPoissonV2")
+_RANDOM = (
+    "RandomUniform",
+    "RandomStandardNormal",
+    "TruncatedNormal",
+    "RandomUniformInt",
+    "RandomShuffle",
+    "Multinomial",
+    "RandomGamma",
+    "RandomPoissonV2",
+)
 _CONVOLUTIONS = ("Conv2D", "DepthwiseConv2dNative", "Conv2DBackpropInput", "Conv2DBackpropFilter")
 
 
@@ -69,7 +78,10 @@ def graphs_differ(journal_a, journal_b):
     Compared are, in order, the runs that go to the NPU, by what was fetched and fed and by the digest of its graph, with their numbers of loops.
     Checkpoints (only one rank may write them) and data pipelines (on the host, sharded by rank) may differ.
     """
-    runs = [[entry for entry in journal if entry["kind"] == "run" and entry["device"] == "npu" and entry["part"] == "compute"] for journal in (journal_a, journal_b)]
+    runs = [
+        [entry for entry in journal if entry["kind"] == "run" and entry["device"] == "npu" and entry["part"] == "compute"]
+        for journal in (journal_a, journal_b)
+    ]
     for number, (a, b) in enumerate(zip(*runs)):
         if a["signature"] != b["signature"]:
             return "run {}: one fetches {}, the other {}".format(number, _names(journal_a, a), _names(journal_b, b))
@@ -99,7 +111,11 @@ def _difference(journal_a, journal_b, a, b):
     for journal, run in ((journal_a, a), (journal_b, b)):
         (entry,) = [entry for entry in journal if entry["kind"] == "graph" and entry["graph"] == run["graph"]][:1]
         counts.append(collections.Counter(entry["types"]))
-    text = ["{} {} {}".format(name, counts[0][name], counts[1][name]) for name in sorted(set(counts[0]) | set(counts[1])) if counts[0][name] != counts[1][name]]
+    text = [
+        "{} {} {}".format(name, counts[0][name], counts[1][name])
+        for name in sorted(set(counts[0]) | set(counts[1]))
+        if counts[0][name] != counts[1][name]
+    ]
     return ": " + ", ".join(text) if text else ": same numbers of each type"
 
 
@@ -121,13 +137,20 @@ def examine(graph, fetched, fed, operations, looping):
     if looping and any(output.dtype.base_dtype.name == "string" for operation in operations.values() for output in operation.outputs):
         _tell(graph, "strings-in-loop", "tensors of strings in a run of several iterations")
     fetched_types = {operation.type for operation in operations.values()}
-    initialised = [o for o in operations.values() if o.type in ("Assign", "AssignVariableOp") and o.inputs[0].op.type in _INITIALIZED and not _trains(types)]
+    initialised = [
+        o for o in operations.values() if o.type in ("Assign", "AssignVariableOp") and o.inputs[0].op.type in _INITIALIZED and not _trains(types)
+    ]
     if initialised and "MakeIterator" in fetched_types:
         _tell(graph, "initializers-with-iterator", "variables and an iterator are initialised in one run: variables on the device would read as 0")
     if _trains(types):
         for operation in operations.values():
             if operation.type in _RANDOM:
-                _tell(graph, "random-in-training", "{} ({}) draws on the AI CPU in a training step".format(operation.name, operation.type), operation.name)
+                _tell(
+                    graph,
+                    "random-in-training",
+                    "{} ({}) draws on the AI CPU in a training step".format(operation.name, operation.type),
+                    operation.name,
+                )
             if operation.type in ("Conv2D", "DepthwiseConv2dNative"):
                 _channels(graph, operation)
 

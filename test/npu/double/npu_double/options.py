@@ -121,12 +121,16 @@ def _examine_proto(config):
     rewrite = config.graph_options.rewrite_options
     found = entries(config)
     if found and rewrite.memory_optimization != RewriterConfig.OFF:
-        recorder.lint("memory-optimization", "the caller added NpuOptimizer, so memory_optimization=OFF is the caller's to set, and is not set", once=id(config))
+        recorder.lint(
+            "memory-optimization", "the caller added NpuOptimizer, so memory_optimization=OFF is the caller's to set, and is not set", once=id(config)
+        )
     if len(found) > 1:
         recorder.lint("two-optimizers", "NpuOptimizer is there {} times".format(len(found)), once=id(config))
     for entry in rewrite.custom_optimizers:
         if entry.name != OPTIMIZER and "npu" in entry.name.lower():
-            recorder.lint("name-typo", "a custom optimizer is named {!r}; only {!r} is read".format(entry.name, OPTIMIZER), once=(id(config), entry.name))
+            recorder.lint(
+                "name-typo", "a custom optimizer is named {!r}; only {!r} is read".format(entry.name, OPTIMIZER), once=(id(config), entry.name)
+            )
 
 
 def describe(config):
@@ -193,7 +197,12 @@ def check(config):
     for key in given:
         option, value = OPTIONS[key], values[key]
         if option.allowed is not None and not (option.allowed(value) if callable(option.allowed) else value in option.allowed):
-            _refuse(option.fail, "option {}={!r} is not allowed{}".format(key, value, "" if callable(option.allowed) else "; expected one of {}".format(option.allowed)))
+            _refuse(
+                option.fail,
+                "option {}={!r} is not allowed{}".format(
+                    key, value, "" if callable(option.allowed) else "; expected one of {}".format(option.allowed)
+                ),
+            )
         if option.note:
             recorder.lint("no-effect" if option.note == _SILENT else "inference-option", "option {}: {}".format(key, option.note), key=key)
     _cross(values, given)
@@ -210,7 +219,9 @@ def _cross(values, given):
     """What no option breaks alone."""
     if "precision_mode" in given and "precision_mode_v2" in given:
         _error("precision_mode and precision_mode_v2 are both set")
-    if device.chip() == "910" and ("bf16" in values["precision_mode"] or "bfloat16" in values["precision_mode_v2"] or "hif8" in values["precision_mode_v2"]):
+    if device.chip() == "910" and (
+        "bf16" in values["precision_mode"] or "bfloat16" in values["precision_mode_v2"] or "hif8" in values["precision_mode_v2"]
+    ):
         _error("precision mode {} is not for the 910".format(values["precision_mode"] or values["precision_mode_v2"]))
     if values["graph_run_mode"] == 1 and (values["precision_mode"] == "force_fp16" or values["precision_mode_v2"] == "fp16"):
         recorder.lint("fp16-training", "precision mode force_fp16 (fp16) is meant for inference")

@@ -24,6 +24,7 @@ _looped = weakref.WeakKeyDictionary()  # graph: variable of iterations_per_loop
 _scaled = []  # whether a loss scale was made
 _inside = threading.local()
 _patched = []
+_taking = []
 
 
 class _State:
@@ -38,18 +39,34 @@ class _State:
 
 
 def install():
-    """Patch TensorFlow's sessions, once."""
+    """Watch TensorFlow's sessions, once."""
     if _patched:
         return
-    _patched.append(True)
-    if any(isinstance(kind, type) and issubclass(kind, client.BaseSession) for kind in map(type, gc.get_objects())):
-        recorder.lint("late-import", "a session was made before npu_bridge was imported: it stays on the host")
-    for kind in (client.Session, client.InteractiveSession):
-        kind.__init__ = _configured(kind.__init__)
-    client.BaseSession.run = _watched(client.BaseSession.run)
-    client.BaseSession.close = _closing(client.BaseSession.close)
-    client.Session.__enter__ = _entering(client.Session.__enter__)
-    client.BaseSession.make_callable = _calling(client.BaseSession.make_callable)
+    for kind, name, patch in (
+        (client.Session, "__init__", _configured),
+        (client.InteractiveSession, "__init__", _configured),
+        (client.BaseSession, "run", _watched),
+        (client.BaseSession, "close", _closing),
+        (client.Session, "__enter__", _entering),
+        (client.BaseSession, "make_callable", _calling),
+    ):
+        _patched.append((kind, name, getattr(kind, name)))
+        setattr(kind, name, patch(getattr(kind, name)))
+
+
+def uninstall():
+    """Leave TensorFlow as it was before `install`, for tests of other things in the same process."""
+    while _patched:
+        setattr(*_patched.pop())
+    del _taking[:]
+
+
+def take_all():
+    """Give sessions the NPU's configuration from now on; importing npu_bridge.npu_init does."""
+    if not _taking:
+        _taking.append(True)
+        if any(isinstance(kind, type) and issubclass(kind, client.BaseSession) for kind in map(type, gc.get_objects())):
+            recorder.lint("late-import", "a session was made before npu_bridge.npu_init was imported: it stays on the host")
 
 
 def era():
@@ -87,7 +104,7 @@ def _end():
 def _configured(original):
     def __init__(self, target="", graph=None, config=None, *rest, **kwargs):
         recorder.enter("configured")
-        patched = era() != "2021"
+        patched = bool(_taking) and era() != "2021"
         if patched:
             config = options.configure(config if isinstance(config, tf.ConfigProto) else tf.ConfigProto())
         given = config
@@ -222,7 +239,9 @@ def _known(session, state, fetches, feed_dict):
     for operation in subgraph.values():
         name = graphs._npu_op(operation) or operation.type
         counts[name] = counts.get(name, 0) + 1
-    recorder.note("graph", signature=found["signature"], graph=digest, nodes=nodes, part=found["part"], fetches=names[0], feeds=names[1], types=counts)
+    recorder.note(
+        "graph", signature=found["signature"], graph=digest, nodes=nodes, part=found["part"], fetches=names[0], feeds=names[1], types=counts
+    )
     state.known[key] = found
     return found
 
@@ -248,7 +267,9 @@ def _loops(session, original, known, state, feed_dict):
         _inside.depth = 0
     if loops != state.checked["iterations_per_loop"]:
         recorder.lint(
-            "loop-mismatch", "set_iteration_per_loop says {}, the session's option {}".format(loops, state.checked["iterations_per_loop"]), once=state.name
+            "loop-mismatch",
+            "set_iteration_per_loop says {}, the session's option {}".format(loops, state.checked["iterations_per_loop"]),
+            once=state.name,
         )
     types = {operation.type for operation in known["subgraph"].values()}
     if loops > 1 and "OneShotIterator" in types:

@@ -51,4 +51,6 @@ def _missing(name):
 
 
 LARSV2, npu_onnx_graph_op = _missing("LARSV2"), _missing("npu_onnx_graph_op")
-outfeed_dequeue_op, outfeed_enqueue_op, stop_outfeed_dequeue_op = map(_missing, ("outfeed_dequeue_op", "outfeed_enqueue_op", "stop_outfeed_dequeue_op"))
+outfeed_dequeue_op, outfeed_enqueue_op, stop_outfeed_dequeue_op = map(
+    _missing, ("outfeed_dequeue_op", "outfeed_enqueue_op", "stop_outfeed_dequeue_op")
+)

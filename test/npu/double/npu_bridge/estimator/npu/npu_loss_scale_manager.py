@@ -42,7 +42,9 @@ class ExponentialUpdateLossScaleManager:
     def __init__(self, init_loss_scale, incr_every_n_steps, decr_every_n_nan_or_inf=2, incr_ratio=2, decr_ratio=0.8):
         _at_least_one(init_loss_scale)
         if tf.get_default_graph()._current_control_dependencies():
-            recorder.lint("manager-in-control-dependencies", "the loss scale's manager is made inside tf.control_dependencies: 'Placeholder not support'")
+            recorder.lint(
+                "manager-in-control-dependencies", "the loss scale's manager is made inside tf.control_dependencies: 'Placeholder not support'"
+            )
         self._every, self._bad_every, self._up, self._down = incr_every_n_steps, decr_every_n_nan_or_inf, incr_ratio, decr_ratio
         self._scale = _variable("loss_scale", float(init_loss_scale), tf.float32)
         self._good = _variable("good_steps", 0, tf.int32)

@@ -45,8 +45,12 @@ class NPULossScaleOptimizer(tf.train.Optimizer):
         """Return the operation that applies them, and counts global_step, only on a step without overflow."""
         grads_and_vars = list(grads_and_vars)
         gradients = [gradient for gradient, _ in grads_and_vars if gradient is not None]
-        if not any("/gradients" in tensor.name or tensor.name.startswith("gradients") or "mul" in tensor.name.lower() for tensor in map(_values, gradients)):
-            recorder.lint("foreign-gradients", "these gradients do not seem to come from this optimizer's compute_gradients: they are not scaled back")
+        if not any(
+            "/gradients" in tensor.name or tensor.name.startswith("gradients") or "mul" in tensor.name.lower() for tensor in map(_values, gradients)
+        ):
+            recorder.lint(
+                "foreign-gradients", "these gradients do not seem to come from this optimizer's compute_gradients: they are not scaled back"
+            )
         finite = self._finite(gradients)
         update = tf.cond(finite, lambda: self._opt.apply_gradients(grads_and_vars, global_step, name), tf.no_op)
         return tf.group(update, self._loss_scale_manager.update_loss_scale(finite))

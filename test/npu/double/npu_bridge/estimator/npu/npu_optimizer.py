@@ -28,7 +28,9 @@ def _allreduce(value, reduction, fusion, fusion_id, group):
     mean = reduction == "mean"
     if isinstance(value, tf.IndexedSlices):
         values = hccl_ops.allgather(value.values, size, group)
-        return tf.IndexedSlices(values / tf.cast(size, values.dtype) if mean else values, hccl_ops.allgather(value.indices, size, group), value.dense_shape)
+        return tf.IndexedSlices(
+            values / tf.cast(size, values.dtype) if mean else values, hccl_ops.allgather(value.indices, size, group), value.dense_shape
+        )
     total = hccl_ops.allreduce(value, "sum" if mean else reduction, fusion, fusion_id, group)
     return total / tf.cast(size, total.dtype) if mean else total
 

@@ -41,9 +41,7 @@ def npu_stage_scope(stage):
 
 
 def npu_weight_prefetch_scope(buffer_pool_id, buffer_pool_size=536870912):
-    return _attributes(
-        "npu_weight_prefetch_scope", buffer_pool_id=tf.AttrValue(i=buffer_pool_id), buffer_pool_size=tf.AttrValue(i=buffer_pool_size)
-    )
+    return _attributes("npu_weight_prefetch_scope", buffer_pool_id=tf.AttrValue(i=buffer_pool_id), buffer_pool_size=tf.AttrValue(i=buffer_pool_size))
 
 
 def subgraph_multi_dims_scope(index):
