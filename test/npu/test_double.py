@@ -80,7 +80,7 @@ def test_importing_npu_init_makes_every_session_one_of_the_npu(npu_double, npu, 
     described = npu_double.last("session")
     assert described["npu"]
     assert described["config"]["custom_optimizers"][0]["name"] == "NpuOptimizer"
-    assert (described["config"]["remapping"], described["config"]["memory_optimization"]) == ("OFF", "NO_MEM_OPT")
+    assert (described["config"]["remapping"], described["config"]["memory_optimization"]) == ("OFF", "OFF")
     assert described["config"]["allow_soft_placement"]
     assert npu_double.last("session.run")["device"] == "npu"
 
@@ -110,7 +110,7 @@ def test_npu_config_proto_changes_what_it_is_given_and_minds_who_added_the_entry
     assert npu.npu_config_proto(config) is config
     options = config.graph_options.rewrite_options
     assert [entry.name for entry in options.custom_optimizers] == ["NpuOptimizer"]
-    assert (options.remapping, options.memory_optimization) == (RewriterConfig.OFF, RewriterConfig.NO_MEM_OPT)
+    assert (options.remapping, options.memory_optimization) == (RewriterConfig.OFF, RewriterConfig.OFF)
     assert not config.log_device_placement
     assert "memory-optimization" not in rules(npu_double)
     mine = tf.ConfigProto()
@@ -248,7 +248,14 @@ def test_groups_and_splits_are_checked(npu_double, npu, graph):
         npu.create_group("half", 2, [1, 3])
         assert (npu.get_rank_size("half"), npu.get_rank_id("half"), npu.get_world_rank_from_group_rank("half", 1)) == (2, 0, 3)
         assert npu.get_group_rank_from_world_rank(3, "half") == 1
-        for arguments in (("half", 2, [0, 1]), ("hccl_world_group", 2, [0, 1]), ("x" * 128, 1, [0]), ("y", 3, [0, 1]), ("y", 1, ["0"]), ("y", 3, [0, 1, 2])):
+        for arguments in (
+            ("half", 2, [0, 1]),
+            ("hccl_world_group", 2, [0, 1]),
+            ("x" * 128, 1, [0]),
+            ("y", 3, [0, 1]),
+            ("y", 1, ["0"]),
+            ("y", 3, [0, 1, 2]),
+        ):
             with pytest.raises(ValueError, match="."):
                 npu.create_group(*arguments)
         npu.destroy_group("half")
@@ -528,6 +535,7 @@ def test_gradients_are_averaged_over_ranks_and_missing_ones_stay_missing(how, np
     assert gradients[1][0] is None
     assert gradients[0][0].op.name.startswith(scope + "/")
     with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
         assert session.run(gradients[0][0]) == 10
     monkeypatch.setenv("CM_WORKER_SIZE", "2")
     with pytest.raises(ValueError, match="both set"):

@@ -15,6 +15,14 @@ from hccl.manage.api import (
     get_world_rank_from_group_rank,
 )
 from hccl.split.api import set_split_strategy_by_idx, set_split_strategy_by_size
+from npu_double import options as _options
+from npu_double import sessions as _sessions
+from npu_double.recorder import recorded as _recorded
+from tensorflow.core.protobuf import config_pb2, rewriter_config_pb2
+from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
+from tensorflow.python.client import session
+from tensorflow.python.training import session_run_hook
+
 from npu_bridge.estimator import npu_ops
 from npu_bridge.estimator.npu import (
     keras_to_npu,
@@ -48,13 +56,6 @@ from npu_bridge.estimator.npu.npu_optimizer import (
 )
 from npu_bridge.estimator.npu_unary_ops import npu_unary_ops
 from npu_bridge.hccl import hccl_ops
-from npu_double import options as _options
-from npu_double import sessions as _sessions
-from npu_double.recorder import recorded as _recorded
-from tensorflow.core.protobuf import config_pb2, rewriter_config_pb2
-from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
-from tensorflow.python.client import session
-from tensorflow.python.training import session_run_hook
 
 _sessions.take_all()
 

@@ -47,7 +47,7 @@ def part(operations):
     types = {operation.type for operation in operations.values()}
     if types & set(_CHECKPOINT):
         return "checkpoint"
-    if types & {"MakeIterator"}:
+    if "MakeIterator" in types and not types & {"Assign", "AssignVariableOp"}:
         return "input"
     return "compute"
 

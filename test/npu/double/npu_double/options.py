@@ -136,13 +136,15 @@ def _examine_proto(config):
 def describe(config):
     """Return a ConfigProto's settings that matter here as plain data, the kinds of values included."""
     rewrite = config.graph_options.rewrite_options
+    memory = rewrite.memory_optimization
     return {
         "custom_optimizers": [
             {"name": entry.name, "parameters": {key: [value.WhichOneof("value"), _raw(value)] for key, value in sorted(entry.parameter_map.items())}}
             for entry in rewrite.custom_optimizers
         ],
         "remapping": RewriterConfig.Toggle.Name(rewrite.remapping),
-        "memory_optimization": RewriterConfig.MemOptType.Name(rewrite.memory_optimization) if rewrite.memory_optimization else "DEFAULT",
+        # The vendor's own code writes RewriterConfig.OFF here, though that is a value of another enumeration (MANUAL of this one).
+        "memory_optimization": "OFF" if memory == RewriterConfig.OFF else RewriterConfig.MemOptType.Name(memory),
         "allow_soft_placement": config.allow_soft_placement,
         "log_device_placement": config.log_device_placement,
         "global_jit_level": config.graph_options.optimizer_options.global_jit_level,

@@ -19,8 +19,7 @@ from npu_double import device, graphs, options, recorder, world
 LOOP = "IterationOp"
 _THREADS = 256  # every collective operation in flight holds one, as it waits for ranks that may come to another first
 
-_states = weakref.WeakKeyDictionary()
-_looped = weakref.WeakKeyDictionary()  # graph: variable of iterations_per_loop
+_sessions = weakref.WeakSet()
 _scaled = []  # whether a loss scale was made
 _inside = threading.local()
 _patched = []
@@ -47,6 +46,7 @@ def install():
         (client.InteractiveSession, "__init__", _configured),
         (client.BaseSession, "run", _watched),
         (client.BaseSession, "close", _closing),
+        (client.BaseSession, "__del__", _dying),
         (client.Session, "__enter__", _entering),
         (client.BaseSession, "make_callable", _calling),
     ):
@@ -76,7 +76,7 @@ def era():
 
 def looped(graph, variable):
     """Tell that a graph has an IterationOp, and the variable that holds its number of repetitions less one."""
-    _looped[graph] = variable
+    graph._npu_double_loop = variable
 
 
 def loss_scaled():
@@ -86,17 +86,16 @@ def loss_scaled():
 
 @recorder.at_reset
 def _restart():
-    for state in list(_states.values()):
-        state.forgotten = True
-    _states.clear()
+    for session in list(_sessions):
+        session._npu_double.forgotten = True
     del _scaled[:]
 
 
 @recorder.at_end
 def _end():
-    for state in list(_states.values()):
-        state.end()
-        state.forgotten = True
+    for session in list(_sessions):
+        session._npu_double.end()
+        session._npu_double.forgotten = True
     if world._state["inits"] > world._state["shutdowns"]:
         recorder.lint("never-shut-down", "initialize_system ran, shutdown_system did not")
 
@@ -127,10 +126,10 @@ def _on_npu(session):
 
 
 def _state(session):
-    if session not in _states:
-        _states[session] = _State("session-{}".format(len(recorder.journal())))
-        weakref.finalize(session, _states[session].end).atexit = False
-    return _states[session]
+    if not hasattr(session, "_npu_double") or session._npu_double.forgotten:
+        session._npu_double = _State("session-{}".format(len(recorder.journal())))
+        _sessions.add(session)
+    return session._npu_double
 
 
 def _entering(original):
@@ -143,16 +142,26 @@ def _entering(original):
 
 def _closing(original):
     def close(self):
-        state = _state(self)
-        if not state.closed:
+        state = getattr(self, "_npu_double", None)
+        if state is not None and not state.closed:
             state.closed = True
-            if getattr(_inside, "depth", 0) == 0:
-                recorder.note("event", api="session.close", name=state.name, runs=state.runs, with_statement=state.entered)
+            recorder.note("event", api="session.close", name=state.name, runs=state.runs, with_statement=state.entered)
             if state.initialised_hccl:
                 world.stop()  # the session that brought HCCL up takes it down
         return original(self)
 
     return close
+
+
+def _dying(original):
+    def __del__(self):
+        if hasattr(self, "_npu_double"):
+            self._npu_double.end()
+            self._npu_double.forgotten = True
+            self._npu_double.closed = True
+        original(self)
+
+    return __del__
 
 
 def _calling(original):
@@ -258,11 +267,11 @@ def _fed(feed_dict):
 
 def _loops(session, original, known, state, feed_dict):
     """Return how many times this run is made: 1, or what is loaded into the variable of its IterationOp."""
-    if session.graph not in _looped or not any(name.split("/")[-1].startswith(LOOP) for name in known["subgraph"]):
+    if not hasattr(session.graph, "_npu_double_loop") or not any(name.split("/")[-1].startswith(LOOP) for name in known["subgraph"]):
         return 1
     _inside.depth = 1
     try:
-        loops = int(original(session, _looped[session.graph])) + 1
+        loops = int(original(session, session.graph._npu_double_loop)) + 1
     finally:
         _inside.depth = 0
     if loops != state.checked["iterations_per_loop"]:

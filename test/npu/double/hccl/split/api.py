@@ -1,8 +1,9 @@
 """Double of hccl.split.api: how gradients are cut into allreduces. All errors are ValueError (edition of 2025)."""
 
-from hccl.manage.api import _name
 from npu_double import recorder, world
 from npu_double.recorder import recorded
+
+from hccl.manage.api import _name
 
 GROUP = world.WORLD_GROUP
 

@@ -3,10 +3,10 @@
 import numbers
 
 import tensorflow.compat.v1 as tf
-
-from npu_bridge.helper import helper
 from npu_double import collective
 from npu_double.recorder import recorded
+
+from npu_bridge.helper import helper
 
 gen_npu_ops = helper.get_gen_ops()
 

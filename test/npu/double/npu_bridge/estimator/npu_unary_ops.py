@@ -4,7 +4,6 @@ import math
 import types
 
 import tensorflow.compat.v1 as tf
-
 from npu_double import collective
 from npu_double.recorder import recorded
 

@@ -2,7 +2,6 @@
 
 import numpy as np
 import tensorflow.compat.v1 as tf
-
 from npu_double import collective, recorder, world
 from npu_double.recorder import recorded
 

@@ -3,7 +3,6 @@
 import types
 
 import tensorflow.compat.v1 as tf
-
 from npu_double import collective, device, recorder
 
 

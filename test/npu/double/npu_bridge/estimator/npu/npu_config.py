@@ -3,7 +3,6 @@
 import importlib
 
 import tensorflow.compat.v1 as tf
-
 from npu_double.options import OPTIONS
 from npu_double.recorder import recorded
 

@@ -3,10 +3,10 @@
 import os
 
 import tensorflow.compat.v1 as tf
-
-from npu_bridge.estimator.npu import npu_config, npu_hook, util
 from npu_double import sessions
 from npu_double.recorder import recorded
+
+from npu_bridge.estimator.npu import npu_config, npu_hook, util
 
 
 class NPUEstimatorSpec:

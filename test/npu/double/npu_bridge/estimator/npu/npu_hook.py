@@ -3,11 +3,11 @@
 import os
 
 import tensorflow.compat.v1 as tf
+from npu_double import recorder, sessions
+from npu_double.recorder import recorded
 
 from npu_bridge.estimator.npu import util
 from npu_bridge.hccl import hccl_ops
-from npu_double import recorder, sessions
-from npu_double.recorder import recorded
 
 
 @recorded("broadcast_global_variables", phase="graph")

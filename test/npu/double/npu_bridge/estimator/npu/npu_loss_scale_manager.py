@@ -1,7 +1,6 @@
 """Double of npu_bridge.estimator.npu.npu_loss_scale_manager (facts §3.4)."""
 
 import tensorflow.compat.v1 as tf
-
 from npu_double import recorder
 from npu_double.recorder import recorded
 

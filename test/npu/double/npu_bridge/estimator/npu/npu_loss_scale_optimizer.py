@@ -1,11 +1,11 @@
 """Double of npu_bridge.estimator.npu.npu_loss_scale_optimizer: a step that overflowed is skipped (facts §3.3)."""
 
 import tensorflow.compat.v1 as tf
-
-from npu_bridge.helper import helper
-from npu_bridge.hccl import hccl_ops
 from npu_double import device, recorder, sessions, world
 from npu_double.recorder import recorded
+
+from npu_bridge.hccl import hccl_ops
+from npu_bridge.helper import helper
 
 gen_npu_ops = helper.get_gen_ops()
 

@@ -3,12 +3,12 @@
 import os
 
 import tensorflow.compat.v1 as tf
+from npu_double import recorder
+from npu_double.recorder import recorded
 
 from npu_bridge.estimator.npu import npu_loss_scale_optimizer, util
 from npu_bridge.estimator.npu.npu_common import NPUBasics
 from npu_bridge.hccl import hccl_ops
-from npu_double import recorder
-from npu_double.recorder import recorded
 
 
 @recorded("npu_allreduce", phase="graph")

@@ -3,7 +3,6 @@
 import contextlib
 
 import tensorflow.compat.v1 as tf
-
 from npu_double import recorder
 
 

@@ -1,7 +1,8 @@
 """Double of npu_bridge.estimator.npu.npu_strategy."""
 
-from npu_bridge.estimator.npu import util
 from npu_double.recorder import recorded
+
+from npu_bridge.estimator.npu import util
 
 
 class NPUStrategy:

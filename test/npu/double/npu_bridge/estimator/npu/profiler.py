@@ -1,7 +1,8 @@
 """Double of npu_bridge's profiler."""
 
-from npu_bridge import tf_adapter
 from npu_double.recorder import recorded
+
+from npu_bridge import tf_adapter
 
 
 class Profiler:

@@ -3,7 +3,6 @@
 import os
 
 import tensorflow.compat.v1 as tf
-
 from npu_double import collective, recorder, sessions
 from npu_double.recorder import recorded
 
