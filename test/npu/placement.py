@@ -43,7 +43,7 @@ def falls(graph, fetches, feeds=()):
         if operation.type == "MakeIterator":
             pipeline |= set(subgraph([operation]))
     folded = _folded(operations)
-    functions = _Functions(graph)
+    functions = Functions(graph)
     for name, operation in operations.items():
         if name in pipeline or _is_pipeline(operation.type):
             continue
@@ -56,8 +56,9 @@ def falls(graph, fetches, feeds=()):
             shapes = ", ".join(str(tensor.shape) for tensor in operation.outputs)
             found.append(Fall(name, op_type, "dynamic", "shape {} is not static: a new graph for every shape".format(shapes)))
         for inner, definition in functions.inside(operation.node_def):
-            for where, why in _judge(definition.op, [], _attributes(definition), False, None):
-                found.append(Fall("{}/{}".format(name, inner), definition.op, where, why))
+            inner_type = npu_op_of(definition) or definition.op
+            for where, why in _judge(inner_type, [], _attributes(definition), False, None):
+                found.append(Fall("{}/{}".format(name, inner), inner_type, where, why))
     return found
 
 
@@ -76,7 +77,12 @@ def subgraph(operations, fed=()):
 
 def npu_op(operation):
     """Return the type of NPU operation that a node of the test double stands for, or None."""
-    attribute = operation.node_def.attr.get("_npu_op") if operation.type in ("PyFunc", "Identity", "NoOp", "EagerPyFunc") else None
+    return npu_op_of(operation.node_def) if operation.type in ("PyFunc", "EagerPyFunc", "Identity") else None
+
+
+def npu_op_of(definition):
+    """As `npu_op`, of a NodeDef."""
+    attribute = definition.attr["_npu_op"] if "_npu_op" in definition.attr else None
     return attribute.s.decode() if attribute is not None and attribute.s else None
 
 
@@ -169,11 +175,17 @@ def _begins_dynamic(operation, folded):
     return not decisive or not all(tensor.op.name in folded for tensor in decisive)
 
 
-class _Functions:
+class Functions:
     """The bodies of a graph's functions, which version 2 of control flow is made of."""
 
     def __init__(self, graph):
         self._graph, self._bodies = graph, None
+
+    def body(self, name):
+        """Return the nodes of a function."""
+        if self._bodies is None:
+            self._bodies = {function.signature.name: function for function in self._graph.as_graph_def().library.function}
+        return self._bodies[name].node_def if name in self._bodies else ()
 
     def inside(self, definition, seen=()):
         """Yield (name, node) of all nodes in the functions that a node calls, and in those they call."""
@@ -181,9 +193,7 @@ class _Functions:
         for name in names:
             if name in seen:
                 continue
-            if self._bodies is None:
-                self._bodies = {function.signature.name: function for function in self._graph.as_graph_def().library.function}
-            for node in self._bodies[name].node_def if name in self._bodies else ():
+            for node in self.body(name):
                 yield node.name, node
                 for inner, found in self.inside(node, tuple(seen) + (name,)):
                     yield "{}/{}".format(node.name, inner), found

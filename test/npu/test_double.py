@@ -58,13 +58,15 @@ def test_without_its_folder_there_is_no_npu_bridge():
 
 def test_a_star_import_brings_what_users_rely_on(npu):
     names = (
-        "NPURunConfig ProfilingConfig MemoryConfig DumpConfig DynamicInputConfig NPUEstimator NPUEstimatorSpec NPUCheckpointSaverHook NPUOutputTensorHook "
-        "NPUBroadcastGlobalVariablesHook SetIterationsVarHook TellMeStepOrLossHook NPUDistributedOptimizer KerasDistributeOptimizer decorator_tf_session "
-        "npu_distributed_optimizer_wrapper NPUOptimizer npu_allreduce NPULossScaleOptimizer FixedLossScaleManager ExponentialUpdateLossScaleManager "
+        "NPURunConfig ProfilingConfig MemoryConfig DumpConfig DynamicInputConfig NPUEstimator NPUEstimatorSpec NPUCheckpointSaverHook "
+        "NPUOutputTensorHook NPUBroadcastGlobalVariablesHook SetIterationsVarHook TellMeStepOrLossHook NPUDistributedOptimizer "
+        "KerasDistributeOptimizer decorator_tf_session npu_distributed_optimizer_wrapper NPUOptimizer npu_allreduce NPULossScaleOptimizer FixedLossScaleManager ExponentialUpdateLossScaleManager "
         "NPUBroadcastGlobalVariablesCallback npu_ops npu_rnn npu_scope keras_to_npu npu_strategy util npu_plugin hccl_ops profiler npu_cpu_ops "
-        "scoped_graph_manager npu_unary_ops config_pb2 rewriter_config_pb2 RewriterConfig session session_run_hook backend tf os create_group destroy_group "
+        "scoped_graph_manager npu_unary_ops config_pb2 rewriter_config_pb2 RewriterConfig session session_run_hook backend tf os "
+        "create_group destroy_group "
         "get_rank_size get_local_rank_size get_rank_id get_local_rank_id get_world_rank_from_group_rank get_group_rank_from_world_rank "
-        "set_split_strategy_by_idx set_split_strategy_by_size experimental_options npu_hooks_append npu_callbacks_append npu_config_proto npu_graph_options "
+        "set_split_strategy_by_idx set_split_strategy_by_size experimental_options npu_hooks_append npu_callbacks_append "
+        "npu_config_proto npu_graph_options "
         "npu_optimizer_options npu_run_config_init set_keras_session_npu_config init_resource shutdown_resource close_session get_npu_rank_id "
         "get_npu_local_rank_id get_npu_rank_size get_npu_local_rank_size NpuEmptyHook npu_keras_optimizer npu_tf_optimizer npu_clear_session"
     )
@@ -675,7 +677,7 @@ def test_a_fetched_graph_is_linted(npu_double, npu, graph):
     image = tf.placeholder(tf.float32, [1, 8, 8, 3])
     kernel = tf.get_variable("kernel", [3, 3, 3, 16], use_resource=True)
     maps = tf.nn.conv2d(image, kernel, strides=[1, 1, 1, 1], padding="SAME")
-    loss = tf.reduce_sum(tf.image.resize_bicubic(maps, [16, 16]) ** 2) + tf.reduce_sum(tf.random.uniform([2]))
+    loss = tf.reduce_sum(tf.image.resize_bicubic(maps, [16, 16]) ** 2) * tf.reduce_sum(tf.random.uniform([2]))
     train = tf.train.GradientDescentOptimizer(0.1).minimize(loss)
     flexible = tf.reduce_sum(tf.placeholder(tf.float32, [None, 2]))
     iterator = tf.data.make_initializable_iterator(tf.data.Dataset.range(3))

@@ -1,5 +1,6 @@
 """Several ranks of the double that really exchange numbers, and journals of processes that a test starts."""
 
+import contextlib
 import json
 import os
 import socket
@@ -30,19 +31,14 @@ def by_table(folder):
     return [{"RANK_TABLE_FILE": str(path), "RANK_ID": str(rank), "RANK_SIZE": "2", "NPU_DOUBLE_HUB": hub} for rank in range(2)]
 
 
-def by_workers(folder):
-    shared = {"CM_CHIEF_IP": "10.0.0.1", "CM_CHIEF_PORT": str(free_port()), "CM_CHIEF_DEVICE": "0", "CM_WORKER_SIZE": "2", "CM_WORKER_IP": "10.0.0.1"}
-    return [dict(shared, ASCEND_DEVICE_ID=str(device)) for device in range(2)]
-
-
-def run(environments, folder, *arguments, overflow=("", "")):
-    """Run a rank for each environment; return [(what it found, path of its journal)]."""
+def run(environments, folder, overflow):
+    """Run a rank for each environment, with its steps that overflow; return [(what it found, path of its journal)]."""
     started = []
     for number, environment in enumerate(environments):
         journal = folder / "journal-{}.jsonl".format(number)
         given = {"JOB_ID": "10087", "NPU_DOUBLE_JOURNAL": str(journal), "NPU_DOUBLE_OVERFLOW": overflow[number], "NPU_DOUBLE_TIMEOUT": "90",
                  "PYTHONPATH": os.pathsep.join([DOUBLE, ROOT]), "TF_CPP_MIN_LOG_LEVEL": "2"}  # fmt: skip
-        command = [sys.executable, "-W", "ignore", SCENARIO, *arguments]
+        command = [sys.executable, "-W", "ignore", SCENARIO]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "universal_newlines": True}
         started.append((subprocess.Popen(command, env=dict(clean_environment(), **given, **environment), **pipes), journal))
     found = []
@@ -56,31 +52,27 @@ def run(environments, folder, *arguments, overflow=("", "")):
     return found
 
 
-@pytest.mark.parametrize("job", [by_table, by_workers])
-def test_two_processes_train_on_the_average_of_their_gradients(job, tmp_path, npu_double):
-    (first, one), (second, two) = run(job(tmp_path), tmp_path, *(["odd"] if job is by_workers else []), overflow=("3", ""))
+def test_two_processes_train_on_the_average_of_their_gradients(tmp_path, npu_double):
+    (first, one), (second, two) = run(by_table(tmp_path), tmp_path, overflow=("3", ""))
     assert [(found["rank"], found["size"]) for found in (first, second)] == [(0, 2), (1, 2)]
     for found in (first, second):
         assert found["gather"] == [[0, 1], [2, 0], [1, 1], [2, 3]]
         assert found["broadcast"] == [[[1, 1], [2, 3]], [[2, 2], [3, 4]]]
         assert found["max"] == [[1, 1], [2, 3]]
-        assert len(found["nodes"]) == 40
+        assert len(found["nodes"]) == 30
     assert (first["scatter"], second["scatter"]) == ([[1, 2]], [[4, 3]])
     assert (first["reduce"], second["reduce"]) == ([[0, 1], [2, 0]], [[1, 2], [4, 3]])
     # Rank 0 sees the means 2, 6, 10, 14 and rank 1 sees 3, 7, 11, 15; at the third step rank 0 alone overflows, and both skip it.
     expected, values = 1.0, []
     for mean in (2.5, 6.5, None, 14.5):
         expected -= 0.5 * mean if mean else 0.0
-        values.append([[expected] * 3, [expected + 39] * 3])
+        values.append([[expected] * 3, [expected + 29] * 3])
     assert first["values"] == second["values"] == values
     assert first["scales"] == second["scales"] == [1024, 1024, 512, 512]
     assert first["step"] == second["step"] == 3
     journals = [npu_double.read_journal(str(path)) for path in (one, two)]
-    difference = npu_double.graphs_differ(*journals)
-    if job is by_table:
-        assert difference == ""
-    else:
-        assert difference == "run 12: one fetches Sum_40:0, the other NPUShutdown"
+    assert npu_double.graphs_differ(*journals) == ""
+    assert "only one makes run" in npu_double.graphs_differ(journals[0], journals[1][:-5])
     reads = [entry["overflow"] for entry in journals[0] if entry.get("api") == "float_status.read"]
     assert reads == [False, False, True, False]
     assert [entry["loops"] for entry in journals[1] if entry["kind"] == "run" and entry["trains"]] == [1] * 4
@@ -100,8 +92,9 @@ def two_ranks(npu_double, monkeypatch):
         def other():
             line = hub._connect(world._address())
             hub._ask(line, {"do": "join", "rank": 1, "size": 2, "worker": None})
-            for task in tasks:
-                hub._ask(line, task)
+            with contextlib.suppress(hub.Failed):
+                for task in tasks:
+                    hub._ask(line, task)
             line.close()
 
         thread = threading.Thread(target=other, daemon=True)
@@ -110,6 +103,27 @@ def two_ranks(npu_double, monkeypatch):
         thread.join(5)
 
     return start
+
+
+def test_workers_without_a_table_find_their_ranks_by_address_and_device(npu_double, monkeypatch):
+    from npu_double import hub, world
+
+    job = {"CM_CHIEF_IP": "10.0.0.1", "CM_CHIEF_PORT": str(free_port()), "CM_CHIEF_DEVICE": "3", "CM_WORKER_SIZE": "2", "CM_WORKER_IP": "10.0.0.1"}
+    for name, value in dict(job, ASCEND_DEVICE_ID="3").items():
+        monkeypatch.setenv(name, value)
+    found = []
+
+    def other():
+        line = hub._connect(world._address())
+        found.append(hub._ask(line, {"do": "join", "rank": None, "size": 2, "worker": ("10.0.0.1", 2)}))
+        hub._ask(line, {"do": "bye"})
+        line.close()
+
+    thread = threading.Thread(target=other, daemon=True)
+    thread.start()
+    world.start()
+    thread.join(5)
+    assert (found, world.rank(), world.size()) == ([0], 1, 2)
 
 
 def test_who_waits_for_a_rank_that_left_is_told(two_ranks, npu_double):

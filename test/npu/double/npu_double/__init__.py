@@ -21,5 +21,6 @@ from npu_double.sessions import uninstall
 from npu_double.world import set_world
 
 __all__ = [
-    "Aborted", "emulate_fp16", "graphs_differ", "inject_overflow", "journal", "last", "lints", "read_journal", "reset", "set_chip", "set_world", "uninstall",
+    "Aborted", "emulate_fp16", "graphs_differ", "inject_overflow", "journal", "last", "lints", "read_journal", "reset", "set_chip",
+    "set_world", "uninstall",
 ]  # fmt: skip

@@ -73,8 +73,9 @@ def make(op_type, tensor, group, shape, combine, name=None, reduction=None, root
         held.append(output.op.name)
     output.set_shape(shape)
     stamp(output.op, **attributes)
-    recorder.note("event", api="hccl_ops." + op_type, node=output.op.name, dtype=tensor.dtype.name, shape=tensor.shape.as_list() if tensor.shape.ndims is not None else None, group=group,
-                  reduction=reduction, root=root, fusion=fusion, fusion_id=fusion_id)  # fmt: skip
+    known = tensor.shape.as_list() if tensor.shape.ndims is not None else None
+    recorder.note("event", api="hccl_ops." + op_type, node=output.op.name, dtype=tensor.dtype.name, shape=known, group=group, reduction=reduction,
+                  root=root, fusion=fusion, fusion_id=fusion_id)  # fmt: skip
     return output
 
 

@@ -1,7 +1,7 @@
 """The pretended chip: which one, how it saturates, and the one register that says whether anything overflowed.
 
-The register is global to the device (facts §3.3): it is read by npu_get_float_status_v2, set to zero by npu_clear_float_status_v2 alone, and stays set
-until then. `inject_overflow` sets it at the n-th read (the first is 1), which is the n-th step of a loss-scaled optimizer.
+The register is global to the device (facts §3.3): it is read by npu_get_float_status_v2, set to zero by npu_clear_float_status_v2 alone, and
+stays set until then. `inject_overflow` sets it at the n-th read (the first is 1), which is the n-th step of a loss-scaled optimizer.
 """
 
 import os

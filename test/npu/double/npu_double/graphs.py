@@ -8,9 +8,7 @@ import sys
 
 from npu_double import recorder
 
-_PIPELINE = ("MakeIterator", "IteratorToStringHandle", "IteratorFromStringHandleV2", "IteratorV2", "Iterator", "OneShotIterator")
 _CHECKPOINT = ("SaveV2", "RestoreV2", "MergeV2Checkpoints", "ShardedFilename", "Save", "Restore", "SaveSlices", "RestoreSlice")
-_INITIALIZED = ("VariableV2", "Variable", "VarHandleOp", "TemporaryVariable")
 _RANDOM = (
     "RandomUniform",
     "RandomStandardNormal",
@@ -21,7 +19,6 @@ _RANDOM = (
     "RandomGamma",
     "RandomPoissonV2",
 )
-_CONVOLUTIONS = ("Conv2D", "DepthwiseConv2dNative", "Conv2DBackpropInput", "Conv2DBackpropFilter")
 
 
 def _placement():
@@ -44,32 +41,49 @@ def subgraph(operations, fed=()):
 
 def part(operations):
     """Return "input" (the host's data pipeline), "checkpoint" (saving and restoring) or "compute"; for the digest, and whether lints are due."""
-    types = {operation.type for operation in operations.values()}
-    if types & set(_CHECKPOINT):
+    found = {operation.type for operation in operations.values()}
+    if found & set(_CHECKPOINT):
         return "checkpoint"
-    if "MakeIterator" in types and not types & {"Assign", "AssignVariableOp"}:
+    if "MakeIterator" in found and not found & {"Assign", "AssignVariableOp"}:
         return "input"
     return "compute"
 
 
-def digest(operations):
+def types(graph, operations):
+    """Return how many nodes there are of each type, those in functions included: {type: number}; of NPU operations by their own type."""
+    functions, counts = _placement().Functions(graph), collections.Counter()
+    for operation in operations.values():
+        counts[_npu_op(operation) or operation.type] += 1
+        if "Dataset" not in operation.type:
+            counts.update(_placement().npu_op_of(definition) or definition.op for _, definition in functions.inside(operation.node_def))
+    return counts
+
+
+def digest(graph, operations):
     """Return a digest of the sorted nodes: names, types, inputs and attributes. Data pipelines stay on the host and do not count."""
     host = set()
     for operation in operations.values():
         if operation.type == "MakeIterator":
             host |= set(subgraph([operation]))
-    lines = []
-    for name in sorted(set(operations) - host):
-        definition = type(operations[name].node_def)()
-        definition.CopyFrom(operations[name].node_def)
+    functions, names = _placement().Functions(graph), sorted(set(operations) - host)
+    return _digest([operations[name].node_def for name in names], functions), len(names)
+
+
+def _digest(definitions, functions):
+    """Return a digest of nodes; functions count by what is in them, for their names number what a process made before."""
+    whole = hashlib.sha256()
+    for given in sorted(definitions, key=lambda definition: definition.name):
+        definition = type(given)()
+        definition.CopyFrom(given)
         if "_npu_op" in definition.attr and "token" in definition.attr:
             del definition.attr["token"]  # numbers Python functions of this process
         definition.device = ""
-        lines.append(definition.SerializeToString(deterministic=True))
-    whole = hashlib.sha256()
-    for line in lines:
+        for value in definition.attr.values():
+            for function in [value.func] if value.HasField("func") else list(value.list.func):
+                function.name = _digest(functions.body(function.name), functions)
+        line = definition.SerializeToString(deterministic=True)
         whole.update(len(line).to_bytes(8, "big") + line)
-    return whole.hexdigest()[:16], len(lines)
+    return whole.hexdigest()[:16]
 
 
 def graphs_differ(journal_a, journal_b):
@@ -121,28 +135,24 @@ def _difference(journal_a, journal_b, a, b):
 
 def examine(graph, fetched, fed, operations, looping):
     """Lint a fetched subgraph: each finding once for a graph. Nothing is raised."""
-    types = collections.Counter(operation.type for operation in operations.values())
+    counts = types(graph, operations)
     placement = _placement()
     for name, op_type, where, why in placement.falls(graph, fetched, fed):
         rule = {"unknown": "unknown-operator", "dynamic": "dynamic-shape", "unsupported": "unsupported-dtype"}.get(where, "not-on-ai-core")
         _tell(graph, rule, "{} ({}): {}: {}".format(name, op_type, where, why), name, node=name, op_type=op_type, where=where)
-    if types["IsFinite"] + types["IsNan"] + types["IsInf"]:
+    if counts["IsFinite"] + counts["IsNan"] + counts["IsInf"]:
         _tell(graph, "is-finite", "IsFinite, IsNan and IsInf say nothing where the device saturates")
     dynamic = any(output.shape.ndims is None or None in output.shape.as_list() for operation in operations.values() for output in operation.outputs)
-    if dynamic and types["Switch"] + types["Merge"]:
+    if dynamic and counts["Switch"] + counts["Merge"]:
         _tell(graph, "v1-control-flow", "Switch and Merge (control flow of version 1) with dynamic shapes are not supported")
     has_loss_scale = [operation for operation in operations.values() if _npu_op(operation) == "NpuGetFloatStatusV2"]
     if len(has_loss_scale) > 1:
         _tell(graph, "two-loss-scales", "one run reads the one overflow register {} times".format(len(has_loss_scale)))
     if looping and any(output.dtype.base_dtype.name == "string" for operation in operations.values() for output in operation.outputs):
         _tell(graph, "strings-in-loop", "tensors of strings in a run of several iterations")
-    fetched_types = {operation.type for operation in operations.values()}
-    initialised = [
-        o for o in operations.values() if o.type in ("Assign", "AssignVariableOp") and o.inputs[0].op.type in _INITIALIZED and not _trains(types)
-    ]
-    if initialised and "MakeIterator" in fetched_types:
+    if "MakeIterator" in counts and counts["Assign"] + counts["AssignVariableOp"]:
         _tell(graph, "initializers-with-iterator", "variables and an iterator are initialised in one run: variables on the device would read as 0")
-    if _trains(types):
+    if trains(counts):
         for operation in operations.values():
             if operation.type in _RANDOM:
                 _tell(
@@ -151,17 +161,18 @@ def examine(graph, fetched, fed, operations, looping):
                     "{} ({}) draws on the AI CPU in a training step".format(operation.name, operation.type),
                     operation.name,
                 )
-            if operation.type in ("Conv2D", "DepthwiseConv2dNative"):
+            if operation.type == "Conv2D":
                 _channels(graph, operation)
 
 
-def _trains(types):
-    return any(name.startswith(("Apply", "ResourceApply")) for name in types)
+def trains(counts):
+    """Whether nodes of these types make a training step: an optimizer updates variables."""
+    return any(name.startswith(("Apply", "ResourceApply")) for name in counts)
 
 
 def _channels(graph, operation):
     shape = operation.inputs[1].shape
-    if operation.type != "Conv2D" or shape.ndims != 4:
+    if shape.ndims != 4:
         return
     odd = [size for size in shape.as_list()[2:] if size is not None and size % 16]
     if odd:

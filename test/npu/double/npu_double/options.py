@@ -1,7 +1,7 @@
 """The session's options for the NPU: which there are, which values they take, and how the real stack refuses a bad one (facts §2).
 
-Some refusals end the process there (`Aborted`), some fail the first session.run (tf.errors.InternalError), and much is accepted in silence: unknown keys,
-values of the wrong kind (which read as False, 0 or ""). That last is what lints are for.
+Some refusals end the process there (`Aborted`), some fail the first session.run (tf.errors.InternalError), and much is accepted in silence:
+unknown keys, values of the wrong kind (which read as False, 0 or ""). That last is what lints are for.
 """
 
 import collections
@@ -93,7 +93,8 @@ OPTIONS = _options()
 _MUST_BE_RIGHT_KIND = ("jit_compile", "shape_generalization_mode")
 _IGNORED_IF_WRONG_KIND = ("export_compile_stat", "oo_constant_folding")
 # Names of TensorFlow operations that the lists of mixed precision know by another name: the graph engine's, after fusion.
-NOT_GE_NAMES = {"Sum": "ReduceSum or ReduceSumD", "Mean": "ReduceMean or ReduceMeanD", "Max": "ReduceMax or ReduceMaxD", "Prod": "ReduceProd or ReduceProdD",
+NOT_GE_NAMES = {"Sum": "ReduceSum or ReduceSumD", "Mean": "ReduceMean or ReduceMeanD", "Max": "ReduceMax or ReduceMaxD",
+                "Prod": "ReduceProd or ReduceProdD",
                 "FusedBatchNorm": "BatchNorm", "FusedBatchNormV3": "BatchNorm", "DepthwiseConv2dNative": "DepthwiseConv2D", "AddV2": "Add",
                 "ResourceApplyAdam": "ApplyAdam", "BatchMatMulV2Grad": "BatchMatMulV2"}  # fmt: skip
 
@@ -104,7 +105,7 @@ def entries(config):
 
 
 def configure(config):
-    """Make a ConfigProto one for the NPU, in place, as npu_config_proto does; memory optimisation is switched off only where the entry was missing."""
+    """Make a ConfigProto one for the NPU, in place, as npu_config_proto does; memory optimisation goes off only where the entry was missing."""
     rewrite = config.graph_options.rewrite_options
     _examine_proto(config)
     if not entries(config):

@@ -1,7 +1,7 @@
-"""What happens to sessions: they are made for the NPU, and each run is checked, journaled, linted and, for a loop, repeated (facts §0 fact 2, §5, §10.3).
+"""What happens to sessions: they are made for the NPU, and each run is checked, journaled, linted and, for a loop, repeated (facts §0, §5, §10.3).
 
-TensorFlow's classes are patched when npu_bridge is imported. That a session gets the NPU's configuration is what the real adapter does (its edition of
-2021 did not: NPU_DOUBLE_ERA=2021); that `run` and `close` are watched is how the double sees what the real one sees below TensorFlow.
+TensorFlow's classes are patched when npu_bridge is imported. That a session gets the NPU's configuration is what the real adapter does (its
+edition of 2021 did not: NPU_DOUBLE_ERA=2021); that `run` and `close` are watched is how the double sees what the real one sees below TensorFlow.
 """
 
 import gc
@@ -236,18 +236,13 @@ def _known(session, state, fetches, feed_dict):
         return state.known[key]
     operations = [thing if isinstance(thing, tf.Operation) else thing.op for thing in fetched]
     subgraph = graphs.subgraph(operations, fed)
-    digest, nodes = graphs.digest(subgraph)
-    types = {operation.type for operation in subgraph.values()}
-    npu_types = {graphs._npu_op(operation) for operation in subgraph.values()} - {None}
+    digest, nodes = graphs.digest(session.graph, subgraph)
+    counts = graphs.types(session.graph, subgraph)
     found = {
         "operations": operations, "fed": fed, "subgraph": subgraph, "graph": digest, "nodes": nodes, "part": graphs.part(subgraph), "linted": False,
         "signature": hashlib.sha256(str(names).encode()).hexdigest()[:16],
-        "trains": graphs._trains(types), "collective": any(name.startswith("Hcom") for name in npu_types), "initialises": "NPUInit" in npu_types,
+        "trains": graphs.trains(counts), "collective": any(name.startswith("Hcom") for name in counts), "initialises": "NPUInit" in counts,
     }  # fmt: skip
-    counts = {}
-    for operation in subgraph.values():
-        name = graphs._npu_op(operation) or operation.type
-        counts[name] = counts.get(name, 0) + 1
     recorder.note(
         "graph", signature=found["signature"], graph=digest, nodes=nodes, part=found["part"], fetches=names[0], feeds=names[1], types=counts
     )

@@ -60,8 +60,8 @@ class ExponentialUpdateLossScaleManager:
     def update_loss_scale(self, finite_grads):
         """Return the operation that counts a step in.
 
-        finite: good+1; at N good steps the scale times incr_ratio, if that is below 3.4e38, and both counters at 0. Not finite: bad+1 and good=0; at M
-        bad ones the scale max(1, scale times decr_ratio), and both at 0. Without tf.cond, which version 2 of control flow does not make of these variables.
+        finite: good+1; at N good steps the scale times incr_ratio, if that is below 3.4e38, and both counters at 0. Not finite: bad+1 and
+        good=0; at M bad ones the scale max(1, scale times decr_ratio), and both at 0. Without tf.cond: its version 2 takes no such variables.
         """
         scale, good, bad = tf.identity(self._scale), tf.identity(self._good), tf.identity(self._bad)
         grow, shrink = good + 1 >= self._every, bad + 1 >= self._bad_every
