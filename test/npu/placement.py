@@ -37,7 +37,13 @@ def falls(graph, fetches, feeds=()):
     Constant subgraphs are folded there and pass, as do input pipelines.
     """
     found = []
-    operations = subgraph(_operations(graph, fetches), _tensors(graph, feeds))
+    fed = _tensors(graph, feeds)
+    operations = subgraph(_operations(graph, fetches), fed)
+    for tensor in fed:
+        if not _known_shape(tensor) and any(consumer.name in operations for consumer in tensor.consumers()):
+            found.append(
+                Fall(tensor.op.name, tensor.op.type, "dynamic", "what is fed has shape {}: a new graph for every shape".format(tensor.shape))
+            )
     pipeline = set()
     for operation in operations.values():
         if operation.type == "MakeIterator":
@@ -82,8 +88,7 @@ def npu_op(operation):
 
 def npu_op_of(definition):
     """As `npu_op`, of a NodeDef."""
-    attribute = definition.attr["_npu_op"] if "_npu_op" in definition.attr else None
-    return attribute.s.decode() if attribute is not None and attribute.s else None
+    return definition.attr["_npu_op"].s.decode() if "_npu_op" in definition.attr else None
 
 
 def _judge(op_type, dtypes, attributes, folded, constant):
@@ -158,13 +163,7 @@ def _is_stateful(operation):
 
 def _begins_dynamic(operation, folded):
     """Whether an output's shape is not static though those of the inputs are, or could be: TensorFlow leaves some open that follow from constants."""
-    unknown = [
-        tensor
-        for tensor in operation.outputs
-        if not tensor.shape.is_fully_defined()
-        and tensor.dtype.base_dtype not in (tf.string, tf.resource, tf.variant)
-        and operation.type != "BroadcastGradientArgs"
-    ]
+    unknown = [tensor for tensor in operation.outputs if not _known_shape(tensor) and operation.type != "BroadcastGradientArgs"]
     if not unknown:
         return False
     if operation.type in table()["dynamic"] or not operation.inputs:
@@ -173,6 +172,10 @@ def _begins_dynamic(operation, folded):
         return False  # it began before
     decisive = [tensor for tensor in operation.inputs if tensor.dtype.base_dtype in (tf.int32, tf.int64)]
     return not decisive or not all(tensor.op.name in folded for tensor in decisive)
+
+
+def _known_shape(tensor):
+    return tensor.shape.is_fully_defined() or tensor.dtype.base_dtype in (tf.string, tf.resource, tf.variant)
 
 
 class Functions:

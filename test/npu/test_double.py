@@ -60,7 +60,8 @@ def test_a_star_import_brings_what_users_rely_on(npu):
     names = (
         "NPURunConfig ProfilingConfig MemoryConfig DumpConfig DynamicInputConfig NPUEstimator NPUEstimatorSpec NPUCheckpointSaverHook "
         "NPUOutputTensorHook NPUBroadcastGlobalVariablesHook SetIterationsVarHook TellMeStepOrLossHook NPUDistributedOptimizer "
-        "KerasDistributeOptimizer decorator_tf_session npu_distributed_optimizer_wrapper NPUOptimizer npu_allreduce NPULossScaleOptimizer FixedLossScaleManager ExponentialUpdateLossScaleManager "
+        "KerasDistributeOptimizer decorator_tf_session npu_distributed_optimizer_wrapper NPUOptimizer npu_allreduce "
+        "NPULossScaleOptimizer FixedLossScaleManager ExponentialUpdateLossScaleManager "
         "NPUBroadcastGlobalVariablesCallback npu_ops npu_rnn npu_scope keras_to_npu npu_strategy util npu_plugin hccl_ops profiler npu_cpu_ops "
         "scoped_graph_manager npu_unary_ops config_pb2 rewriter_config_pb2 RewriterConfig session session_run_hook backend tf os "
         "create_group destroy_group "
@@ -388,7 +389,7 @@ def test_loops_that_cannot_work_are_reported_or_end_the_process(npu_double, npu,
 
 @pytest.mark.parametrize(("given", "error"), [((0,), ValueError), ((1.5,), TypeError), ((True,), TypeError)])
 def test_a_wrong_number_of_iterations_is_refused(given, error, npu, graph):
-    with tf.Session() as session, pytest.raises(error):
+    with tf.Session() as session, pytest.raises(error):  # noqa: PT011 - the kind is the statement
         npu.util.set_iteration_per_loop(session, tf.no_op(), *given)
     with tf.Session() as session, pytest.raises(ValueError, match="expected an Operation"):
         npu.util.set_iteration_per_loop(session, tf.zeros([2]), 2)
