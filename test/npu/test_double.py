@@ -221,6 +221,7 @@ def test_ranks_are_known_only_after_initialize_system_has_run(npu_double, npu, g
             npu.get_rank_id()
         session.run(init)
         assert (npu.get_rank_id(), npu.get_rank_size(), npu.get_local_rank_id(), npu.get_local_rank_size()) == (0, 1, 0, 1)
+        assert npu_double.last("initialize_system.run")["phase"] == "init_run"
         session.run(init)
         assert "initialized-twice" in rules(npu_double)
         session.run(shutdown)
@@ -510,6 +511,28 @@ def test_the_loss_scale_belongs_outside_and_is_told_of_ranks(npu_double, npu, gr
     with tf.control_dependencies([tf.no_op()]):
         npu.ExponentialUpdateLossScaleManager(2, 2)
     assert "manager-in-control-dependencies" in rules(npu_double)
+
+
+def test_gradients_that_were_not_scaled_are_reported(npu_double, npu, graph):
+    v = tf.get_variable("v", initializer=1.0, use_resource=True)
+    optimizer = npu.NPULossScaleOptimizer(tf.train.GradientDescentOptimizer(1.0), npu.FixedLossScaleManager(2))
+    clipped, _ = tf.clip_by_global_norm([gradient for gradient, _ in optimizer.compute_gradients(v * v)], 1.0)
+    optimizer.apply_gradients(zip(clipped, [v]))
+    assert "foreign-gradients" not in rules(npu_double)
+    optimizer.apply_gradients(zip(tf.gradients(v * v, [v]), [v]))
+    assert "foreign-gradients" in rules(npu_double)
+
+
+def test_a_checkpoint_without_the_loss_scale_is_reported(npu_double, npu, graph, tmp_path):
+    v = tf.get_variable("v", initializer=1.0, use_resource=True)
+    npu.ExponentialUpdateLossScaleManager(1024, 2)
+    whole, part = tf.train.Saver(), tf.train.Saver([v])
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        whole.save(session, str(tmp_path / "whole"))
+        assert "loss-scale-not-saved" not in rules(npu_double)
+        part.save(session, str(tmp_path / "part"))
+        assert "loss-scale-not-saved" in rules(npu_double)
 
 
 def test_mixed_precision_without_a_loss_scale_is_reported(npu_double, npu, graph):

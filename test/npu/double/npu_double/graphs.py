@@ -136,33 +136,38 @@ def _difference(journal_a, journal_b, a, b):
 def examine(graph, fetched, fed, operations, looping):
     """Lint a fetched subgraph: each finding once for a graph. Nothing is raised."""
     counts = types(graph, operations)
-    placement = _placement()
-    for name, op_type, where, why in placement.falls(graph, fetched, fed):
+    found = _placement().falls(graph, fetched, fed)
+    # What only initialises, or reads, may take its time.
+    severity = "warning" if trains(counts) else "info"
+    for name, op_type, where, why in found:
         rule = {"unknown": "unknown-operator", "dynamic": "dynamic-shape", "unsupported": "unsupported-dtype"}.get(where, "not-on-ai-core")
-        _tell(graph, rule, "{} ({}): {}: {}".format(name, op_type, where, why), name, node=name, op_type=op_type, where=where)
+        told = {"node": name, "op_type": op_type, "where": where, "severity": severity}
+        _tell(graph, rule, "{} ({}): {}: {}".format(name, op_type, where, why), (name, severity), **told)
     if counts["IsFinite"] + counts["IsNan"] + counts["IsInf"]:
         _tell(graph, "is-finite", "IsFinite, IsNan and IsInf say nothing where the device saturates")
-    dynamic = any(output.shape.ndims is None or None in output.shape.as_list() for operation in operations.values() for output in operation.outputs)
-    if dynamic and counts["Switch"] + counts["Merge"]:
+    if counts["Switch"] + counts["Merge"] and any(fall.where == "dynamic" for fall in found):
         _tell(graph, "v1-control-flow", "Switch and Merge (control flow of version 1) with dynamic shapes are not supported")
-    has_loss_scale = [operation for operation in operations.values() if _npu_op(operation) == "NpuGetFloatStatusV2"]
-    if len(has_loss_scale) > 1:
-        _tell(graph, "two-loss-scales", "one run reads the one overflow register {} times".format(len(has_loss_scale)))
+    if counts["NpuGetFloatStatusV2"] > 1:
+        _tell(graph, "two-loss-scales", "one run reads the one overflow register {} times".format(counts["NpuGetFloatStatusV2"]))
     if looping and any(output.dtype.base_dtype.name == "string" for operation in operations.values() for output in operation.outputs):
         _tell(graph, "strings-in-loop", "tensors of strings in a run of several iterations")
     if "MakeIterator" in counts and counts["Assign"] + counts["AssignVariableOp"]:
         _tell(graph, "initializers-with-iterator", "variables and an iterator are initialised in one run: variables on the device would read as 0")
     if trains(counts):
-        for operation in operations.values():
-            if operation.type in _RANDOM:
-                _tell(
-                    graph,
-                    "random-in-training",
-                    "{} ({}) draws on the AI CPU in a training step".format(operation.name, operation.type),
-                    operation.name,
-                )
-            if operation.type == "Conv2D":
-                _channels(graph, operation)
+        drawn = sorted(name for name, operation in operations.items() if operation.type in _RANDOM)
+        if drawn:
+            _tell(graph, "random-in-training", "random numbers are drawn on the AI CPU in a training step: {}".format(", ".join(drawn)))
+        odd = {name: sizes for name, sizes in ((name, _odd_channels(operation)) for name, operation in operations.items()) if sizes}
+        if odd:
+            message = "{} convolutions have channels that are padded to a multiple of 16".format(len(odd))
+            _tell(graph, "channels", message, severity="info", convolutions=odd)
+
+
+def saved(graph, operations):
+    """Lint a checkpoint: the state of a loss scale belongs into it."""
+    missing = sorted(set(getattr(graph, "_npu_double_scale", ())) - set(operations))
+    if missing and any(operation.type in ("SaveV2", "Save") for operation in operations.values()):
+        _tell(graph, "loss-scale-not-saved", "{} are not saved: a resumed run starts with another loss scale".format(", ".join(missing)))
 
 
 def trains(counts):
@@ -170,13 +175,10 @@ def trains(counts):
     return any(name.startswith(("Apply", "ResourceApply")) for name in counts)
 
 
-def _channels(graph, operation):
-    shape = operation.inputs[1].shape
-    if shape.ndims != 4:
-        return
-    odd = [size for size in shape.as_list()[2:] if size is not None and size % 16]
-    if odd:
-        _tell(graph, "channels", "{}: channels {} are padded to a multiple of 16".format(operation.name, odd), operation.name, severity="info")
+def _odd_channels(operation):
+    if operation.type != "Conv2D" or operation.inputs[1].shape.ndims != 4:
+        return []
+    return [size for size in operation.inputs[1].shape.as_list()[2:] if size is not None and size % 16]
 
 
 def _tell(graph, rule, message, what="", **facts):

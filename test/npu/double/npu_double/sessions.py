@@ -65,7 +65,7 @@ def take_all():
     """Give sessions the NPU's configuration from now on; importing npu_bridge.npu_init does."""
     if not _taking:
         _taking.append(True)
-        if any(isinstance(kind, type) and issubclass(kind, client.BaseSession) for kind in map(type, gc.get_objects())):
+        if not {client.Session, client.InteractiveSession}.isdisjoint(map(type, gc.get_objects())):
             recorder.lint("late-import", "a session was made before npu_bridge.npu_init was imported: it stays on the host")
 
 
@@ -77,6 +77,11 @@ def era():
 def looped(graph, variable):
     """Tell that a graph has an IterationOp, and the variable that holds its number of repetitions less one."""
     graph._npu_double_loop = variable
+
+
+def keeps_scale(graph, variables):
+    """Tell that a graph holds the state of a loss scale."""
+    graph._npu_double_scale = getattr(graph, "_npu_double_scale", []) + [variable.op.name for variable in variables]
 
 
 def loss_scaled():
@@ -195,6 +200,8 @@ def _watched(original):
             known["linted"] = True
             if known["part"] == "compute":
                 graphs.examine(self.graph, known["operations"], known["fed"], known["subgraph"], loops > 1)
+            elif known["part"] == "checkpoint":
+                graphs.saved(self.graph, known["subgraph"])
             if known["trains"]:
                 _train_rules(state)
         if known["trains"]:

@@ -27,7 +27,7 @@ def _restart():
             os.environ[name] = value
     _environment.clear()
     _state.clear()
-    _state.update(scripted=None, peers=None, ready=False, ended=False, rank=None, groups={}, inits=0, shutdowns=0)
+    _state.update(scripted=None, peers=None, ready=False, ended=False, queries=False, rank=None, groups={}, inits=0, shutdowns=0)
 
 
 def set_world(rank, size, peers=None):
@@ -134,10 +134,14 @@ def check_devices(numbers, where):
         raise ValueError("{}: devices {} are not within 0-3 or 4-7".format(where, sorted(numbers)))
 
 
-def start():
-    """Bring HCCL up (at the run of initialize_system, or of the first graph with a collective operation). Errors: ValueError."""
+def start(by_system=False):
+    """Bring HCCL up, at the run of initialize_system (by_system), or of the first graph with a collective operation. Errors: ValueError.
+
+    Only the first makes queries of ranks legal.
+    """
     from npu_double import hub
 
+    _state["queries"] = _state["queries"] or by_system
     if _state["ready"]:
         return
     if os.environ.get("RANK_SIZE") and os.environ.get("CM_WORKER_SIZE"):
@@ -200,8 +204,8 @@ def _address():
 
 
 def ready():
-    """Whether HCCL answers."""
-    return _state["ready"]
+    """Whether HCCL answers queries."""
+    return _state["ready"] and _state["queries"]
 
 
 def ended():
@@ -215,7 +219,7 @@ def stop():
 
     if _state["ready"]:
         hub.leave()
-        _state.update(ready=False, ended=True)
+        _state.update(ready=False, ended=True, queries=False)
 
 
 def groups():
@@ -247,4 +251,4 @@ def local():
     return here.index(rank()), len(here)
 
 
-_state.update(scripted=None, peers=None, ready=False, ended=False, rank=None, groups={}, inits=0, shutdowns=0)
+_state.update(scripted=None, peers=None, ready=False, ended=False, queries=False, rank=None, groups={}, inits=0, shutdowns=0)

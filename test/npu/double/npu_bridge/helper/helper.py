@@ -50,7 +50,7 @@ def _initialize():
     if world.count("inits") > 1:
         recorder.lint("initialized-twice", "initialize_system runs for the {}. time".format(world._state["inits"]))
     recorder.note("event", api="initialize_system.run")
-    world.start()
+    world.start(by_system=True)
     return 0
 
 

@@ -1,7 +1,7 @@
 """Double of npu_bridge.estimator.npu.npu_loss_scale_manager (facts §3.4)."""
 
 import tensorflow.compat.v1 as tf
-from npu_double import recorder
+from npu_double import recorder, sessions
 from npu_double.recorder import recorded
 
 _LARGEST = 3.4e38
@@ -48,6 +48,7 @@ class ExponentialUpdateLossScaleManager:
         self._scale = _variable("loss_scale", float(init_loss_scale), tf.float32)
         self._good = _variable("good_steps", 0, tf.int32)
         self._bad = _variable("bad_steps", 0, tf.int32)
+        sessions.keeps_scale(self._scale.graph, [self._scale, self._good, self._bad])
 
     def get_loss_scale(self):
         """Return the scale, a float32 variable."""

@@ -1,7 +1,7 @@
 """Double of npu_bridge.estimator.npu.npu_loss_scale_optimizer: a step that overflowed is skipped (facts §3.3)."""
 
 import tensorflow.compat.v1 as tf
-from npu_double import device, recorder, sessions, world
+from npu_double import device, graphs, recorder, sessions, world
 from npu_double.recorder import recorded
 
 from npu_bridge.hccl import hccl_ops
@@ -19,6 +19,7 @@ class NPULossScaleOptimizer(tf.train.Optimizer):
             raise ValueError('"opt" must be an instance of Optimizer, but got: {}'.format(type(opt)))
         self._opt, self._loss_scale_manager, self._is_distributed = opt, loss_scale_manager, is_distributed
         super().__init__(use_locking=False, name="NPULossScaleOptimizer{}".format(type(opt).__name__))
+        self._inverses = []  # what compute_gradients scaled back by
         sessions.loss_scaled()
         if is_distributed != (world.size() > 1):
             recorder.lint("is-distributed", "is_distributed={}, but there are {} ranks".format(is_distributed, world.size()))
@@ -39,18 +40,16 @@ class NPULossScaleOptimizer(tf.train.Optimizer):
             colocate_gradients_with_ops=colocate_gradients_with_ops, grad_loss=grad_loss,
         )  # fmt: skip
         inverse = tf.reciprocal(scale)
+        self._inverses.append(inverse.op)
         return [(None if gradient is None else tf.scalar_mul(inverse, gradient), variable) for gradient, variable in gradients]
 
     def apply_gradients(self, grads_and_vars, global_step=None, name=None):
         """Return the operation that applies them, and counts global_step, only on a step without overflow."""
         grads_and_vars = list(grads_and_vars)
         gradients = [gradient for gradient, _ in grads_and_vars if gradient is not None]
-        if not any(
-            "/gradients" in tensor.name or tensor.name.startswith("gradients") or "mul" in tensor.name.lower() for tensor in map(_values, gradients)
-        ):
-            recorder.lint(
-                "foreign-gradients", "these gradients do not seem to come from this optimizer's compute_gradients: they are not scaled back"
-            )
+        before = graphs.subgraph([_values(gradient).op for gradient in gradients])
+        if not any(operation.name in before for operation in self._inverses):
+            recorder.lint("foreign-gradients", "these gradients do not come from this optimizer's compute_gradients: they are not scaled back")
         finite = self._finite(gradients)
         update = tf.cond(finite, lambda: self._opt.apply_gradients(grads_and_vars, global_step, name), tf.no_op)
         return tf.group(update, self._loss_scale_manager.update_loss_scale(finite))
