@@ -623,6 +623,51 @@ def test_an_estimator_needs_its_configuration_and_a_job(npu, monkeypatch):
         npu.NPUEstimator(config=npu.NPURunConfig())
 
 
+def test_an_estimator_trains_with_several_iterations_a_run(npu_double, npu, monkeypatch, tmp_path):
+    from npu_bridge.estimator.npu import npu_config
+
+    if npu_config.estimator() is None:
+        pytest.skip("this TensorFlow has no estimator")
+    monkeypatch.setenv("JOB_ID", "1")
+
+    def numbers():
+        return tf.data.Dataset.range(100).map(lambda n: tf.cast(n, tf.float32))
+
+    def model(features, labels, mode):
+        v = tf.get_variable("v", initializer=1.0, use_resource=True)
+        train = tf.train.GradientDescentOptimizer(0.1).minimize(v * tf.reshape(features, []), tf.train.get_global_step())
+        return npu.NPUEstimatorSpec(mode=mode, loss=v * 1.0, train_op=train)
+
+    config = npu.NPURunConfig(iterations_per_loop=2, model_dir=str(tmp_path), save_checkpoints_steps=4, precision_mode="force_fp32")
+    npu.NPUEstimator(model, config=config).train(numbers, max_steps=4)
+    runs = [entry["loops"] for entry in npu_double.journal() if entry["kind"] == "run" and entry["trains"]]
+    assert runs == [2, 2]
+    assert npu_double.last("options")["values"]["precision_mode"] == "force_fp32"
+    assert tf.train.latest_checkpoint(str(tmp_path)).endswith("model.ckpt-4")
+
+
+def test_attributes_are_put_on_named_operations(npu_double, npu, graph):
+    total = tf.add(tf.zeros([2]), 1.0, name="total")
+    npu.util.keep_tensors_dtypes(graph, ["total:0"])
+    assert total.op.get_attr("_keep_dtype") == 1
+    assert npu.util.set_graph_exec_config(total, dynamic_input=True) is total
+    assert total.op.get_attr("_graph_dynamic_input") is True
+    v = tf.get_variable("v", initializer=1.0)
+    assert npu.util.variable_initializer_in_host([v]).name == "var_in_host"
+    for wrong in (
+        lambda: npu.util.keep_tensors_dtypes(None, []),
+        lambda: npu.util.keep_tensors_dtypes(graph, "total:0"),
+        lambda: npu.util.set_graph_exec_config(total, dynamic_graph_execute_mode="always"),
+        lambda: npu.util.set_graph_exec_config(1),
+        lambda: npu.npu_ops.dropout(tf.zeros([2], tf.int32), 0.5),
+        lambda: npu.npu_ops.dropout(total, 1.5),
+    ):
+        with pytest.raises(ValueError, match="."):
+            wrong()
+    assert npu.npu_ops.dropout(total, 1.0) is total
+    assert npu.npu_ops.dropout(total, 0.5).shape.as_list() == [2]
+
+
 def test_profilers_strategies_and_hooks_check_their_arguments(npu_double, npu):
     with npu.profiler.Profiler(level="L1"):
         pass

@@ -78,6 +78,18 @@ def test_two_processes_train_on_the_average_of_their_gradients(tmp_path, npu_dou
     assert [entry["loops"] for entry in journals[1] if entry["kind"] == "run" and entry["trains"]] == [1] * 4
 
 
+def test_ranks_meet_where_the_tables_first_device_says(npu_double, monkeypatch, tmp_path):
+    from npu_double import world
+
+    environment = by_table(tmp_path)[0]
+    monkeypatch.setenv("RANK_TABLE_FILE", environment["RANK_TABLE_FILE"])
+    host, port = world._address()
+    assert (host, world._address()) == ("127.0.0.1", (host, port))
+    assert 20000 <= port < 30000
+    monkeypatch.setenv("NPU_DOUBLE_HUB", environment["NPU_DOUBLE_HUB"])
+    assert "{}:{}".format(*world._address()) == environment["NPU_DOUBLE_HUB"]
+
+
 @pytest.fixture
 def two_ranks(npu_double, monkeypatch):
     """This process as rank 0, and a thread as rank 1 that joins and does `tasks` in order."""
