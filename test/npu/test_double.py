@@ -513,6 +513,20 @@ def test_the_loss_scale_belongs_outside_and_is_told_of_ranks(npu_double, npu, gr
     assert "manager-in-control-dependencies" in rules(npu_double)
 
 
+def test_the_doubles_own_nodes_are_none_that_leave_the_cores(npu_double, npu, graph, monkeypatch):
+    npu_double.set_world(0, 2)
+    monkeypatch.setenv("JOB_ID", "1")
+    manager = npu.ExponentialUpdateLossScaleManager(1024, 2)
+    train, step, v = scaled(npu, manager, npu.npu_distributed_optimizer_wrapper, is_distributed=True)
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        session.run(train)
+        assert session.run(v) == 7
+    assert not {"unknown-operator", "dynamic-shape", "two-loss-scales", "is-distributed", "wrap-order"} & rules(npu_double)
+    fallen = {(entry["op_type"].replace("VariableOp", ""), entry["where"]) for entry in npu_double.lints("not-on-ai-core")}
+    assert fallen == {("AssignAdd", "aicpu")}  # of the global step, int64
+
+
 def test_gradients_that_were_not_scaled_are_reported(npu_double, npu, graph):
     v = tf.get_variable("v", initializer=1.0, use_resource=True)
     optimizer = npu.NPULossScaleOptimizer(tf.train.GradientDescentOptimizer(1.0), npu.FixedLossScaleManager(2))

@@ -147,6 +147,20 @@ def test_who_waits_for_a_rank_that_left_is_told(two_ranks, npu_double):
         hub.exchange("gradient", (0, 1), np.zeros(2), None)
 
 
+def test_who_waits_for_a_rank_that_is_elsewhere_is_told_where(two_ranks, npu_double, monkeypatch):
+    import numpy as np
+    from npu_double import hub, world
+
+    elsewhere = {"do": "exchange", "key": ((0, 1), "loss", 0), "rank": 1, "array": np.zeros(2), "facts": None}
+    thread = threading.Thread(target=lambda: two_ranks(elsewhere), daemon=True)
+    thread.start()
+    while not world._state["ready"]:
+        thread.join(0.01)
+    monkeypatch.setenv("NPU_DOUBLE_TIMEOUT", "1")
+    with pytest.raises(hub.Failed, match=r"waits at gradient .* \[1\], which did not come within 1.0 s; they wait at \['loss'\]"):
+        hub.exchange("gradient", (0, 1), np.zeros(2), None)
+
+
 def test_ranks_that_bring_different_things_are_told(two_ranks, npu_double):
     import numpy as np
     from npu_double import hub, world

@@ -3,6 +3,15 @@
 It is there only where test/npu/double is on the path: tests put it into sys.path, programs that tests start get it by PYTHONPATH. Those are told by
 environment variables what a test in the same process says with functions:
 
+    def test_training(npu):                        # the fixture of test/npu/conftest.py: npu_bridge.npu_init
+        ...                                        # build a graph, run sessions
+        assert npu_double.lints() == []            # what the real stack would have swallowed
+        assert npu_double.last("session.run")["loops"] == 10
+
+    command = [sys.executable, "-m", "tasks.train", ...]
+    environment = dict(os.environ, PYTHONPATH=DOUBLE, NPU_DOUBLE_JOURNAL=str(path))
+    entries = npu_double.read_journal(str(path))   # after it ended, or was killed
+
 NPU_DOUBLE_JOURNAL=file      write the journal there ({rank} is replaced): read_journal
 NPU_DOUBLE_OVERFLOW=3,5      steps that overflow: inject_overflow
 NPU_DOUBLE_CHIP=910B         the chip: set_chip

@@ -3,11 +3,13 @@
 import collections
 import hashlib
 import importlib.util
+import itertools
 import os
 import sys
 
 from npu_double import recorder
 
+_numbers = itertools.count()
 _CHECKPOINT = ("SaveV2", "RestoreV2", "MergeV2Checkpoints", "ShardedFilename", "Save", "Restore", "SaveSlices", "RestoreSlice")
 _RANDOM = (
     "RandomUniform",
@@ -183,7 +185,9 @@ def _odd_channels(operation):
 
 def _tell(graph, rule, message, what="", **facts):
     facts.setdefault("severity", "warning")
-    recorder.lint(rule, message, once=(id(graph), what), **facts)
+    if not hasattr(graph, "_npu_double_number"):
+        graph._npu_double_number = next(_numbers)
+    recorder.lint(rule, message, once=(graph._npu_double_number, what), **facts)
 
 
 def _npu_op(operation):

@@ -119,19 +119,17 @@ def configure(config):
 
 
 def _examine_proto(config):
-    rewrite = config.graph_options.rewrite_options
+    rewrite, key = config.graph_options.rewrite_options, config.SerializeToString(deterministic=True)
     found = entries(config)
     if found and rewrite.memory_optimization != RewriterConfig.OFF:
         recorder.lint(
-            "memory-optimization", "the caller added NpuOptimizer, so memory_optimization=OFF is the caller's to set, and is not set", once=id(config)
+            "memory-optimization", "the caller added NpuOptimizer, so memory_optimization=OFF is the caller's to set, and is not set", once=key
         )
     if len(found) > 1:
-        recorder.lint("two-optimizers", "NpuOptimizer is there {} times".format(len(found)), once=id(config))
+        recorder.lint("two-optimizers", "NpuOptimizer is there {} times".format(len(found)), once=key)
     for entry in rewrite.custom_optimizers:
         if entry.name != OPTIMIZER and "npu" in entry.name.lower():
-            recorder.lint(
-                "name-typo", "a custom optimizer is named {!r}; only {!r} is read".format(entry.name, OPTIMIZER), once=(id(config), entry.name)
-            )
+            recorder.lint("name-typo", "a custom optimizer is named {!r}; only {!r} is read".format(entry.name, OPTIMIZER), once=(key, entry.name))
 
 
 def describe(config):

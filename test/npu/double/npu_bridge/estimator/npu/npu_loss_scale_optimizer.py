@@ -39,7 +39,7 @@ class NPULossScaleOptimizer(tf.train.Optimizer):
             loss * tf.cast(scale, loss.dtype.base_dtype), var_list=var_list, gate_gradients=gate_gradients, aggregation_method=aggregation_method,
             colocate_gradients_with_ops=colocate_gradients_with_ops, grad_loss=grad_loss,
         )  # fmt: skip
-        inverse = tf.reciprocal(scale)
+        inverse = 1.0 / scale
         self._inverses.append(inverse.op)
         return [(None if gradient is None else tf.scalar_mul(inverse, gradient), variable) for gradient, variable in gradients]
 
