@@ -16,19 +16,8 @@ from mtc.errors import UserError
 
 VERSION = 1
 KINDS = (
-    "start",
-    "train",
-    "checkpoint",
-    "upload",
-    "upload_removed",
-    "evaluation",
-    "skipped",
-    "overflow",
-    "bad_sample",
-    "non_finite",
-    "control",
-    "end",
-)
+    "start", "train", "checkpoint", "upload", "upload_removed", "evaluation", "skipped", "overflow", "bad_sample", "non_finite", "control", "end",
+)  # fmt: skip
 """Lines of other kinds say nothing that the report shows."""
 
 COLUMNS = ("loss", "loss_2d", "loss_pof", "baseline_2d", "baseline_pof", "lr", "seconds", "waited", "loss_scale")
