@@ -87,8 +87,10 @@ def make_deterministic(session_config):
 def host_only(session_config):
     """Return the ConfigProto of a session that is to stay on the host, whatever the adapter has made of tf.Session; it is changed in place."""
     if any(name in sys.modules for name in _ADAPTERS):
-        custom = _entry(session_config) or session_config.graph_options.rewrite_options.custom_optimizers.add(name=_OPTIMIZER)
+        rewrites = session_config.graph_options.rewrite_options
+        custom = _entry(session_config) or rewrites.custom_optimizers.add(name=_OPTIMIZER)
         custom.parameter_map["use_off_line"].b = False
+        rewrites.memory_optimization = RewriterConfig.OFF
     return session_config
 
 
