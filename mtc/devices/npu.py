@@ -57,7 +57,7 @@ def select(config, replicas):
     ours = {npu_options.precision_mode(mode, chip).key: mode}
     npu_options.check(given, chip, "npu.options", ours=ours)
     for remark in npu_options.remarks(given, chip, ours=ours):
-        log.warning("npu.options: %s", remark)
+        log.warning("npu: %s", remark)
     adapter = _adapter()
     session_config = tf.ConfigProto(intra_op_parallelism_threads=config.train.threads, allow_soft_placement=True)
     rewrites = session_config.graph_options.rewrite_options
