@@ -106,7 +106,10 @@ def _build_step(step, outer, scaling, so_far, most):
 
 
 def _build_wrapped_step(step, outer, scaling, kept, so_far, most):
-    """As `_build_step`, where the device's optimizer keeps the loss scale and calls our step only when nothing has overflowed."""
+    """As `_build_step`, where the device's optimizer keeps the loss scale and calls our step only when nothing has overflowed.
+
+    Its scale is not told that steps are REFUSED: of a run that ends with a fault, the scale may be that of some steps later.
+    """
     outcome = tf.Variable(OVERFLOWED, trainable=False, collections=[tf.GraphKeys.LOCAL_VARIABLES], name="outcome")
     gradients = outer.compute_gradients(tf.constant(1.0))
     norm = _norm(gradients)
