@@ -34,6 +34,9 @@ def test_the_ascend_presets_are_the_published_fine_tune():
         ("train.steps=1e3", lambda c: c.train.steps == 1000),
         ("data.mix.synthetic3d=3", lambda c: c.data.mix == {"coco": 1, "synthetic3d": 3}),
         ("compat.shuffle=false", lambda c: c.compat.shuffle is False),
+        ("npu.options={a: true, b: 2, c: text, d: 1.5}", lambda c: c.npu.options == {"a": True, "b": 2, "c": "text", "d": 1.5}),
+        ("npu.options.hccl_timeout=3400", lambda c: c.npu.options == {"hccl_timeout": 3400}),
+        ('npu.options.aoe_mode="2"', lambda c: c.npu.options == {"aoe_mode": "2"}),
         ("storage.uri=123", lambda c: c.storage.uri == "123"),
         ("storage.uri=", lambda c: c.storage.uri == ""),
         ("snapshot.discard=Adam,beta", lambda c: c.snapshot.discard == ["Adam", "beta"]),
@@ -72,6 +75,10 @@ def test_overrides_take_the_keys_type(override, expected):
         ("train.steps", "expected section.key=value"),
         ("steps=3", "did you mean 'train.steps'?"),
         ("train.lr.x=1", "'train.lr' has no entries"),
+        ("npu.options.a=[1, 2]", "npu.options.a: expected true or false, a number or text, got [1, 2]"),
+        ("npu.options.a=.inf", "npu.options.a: expected true or false, a number or text"),
+        ("train.precision=mixed", "'mixed' is not one of fp32, mixed_fp16, mixed_bf16"),
+        ("loss_scale.initial=0.5", "0.5 is below 1"),
     ],
 )
 def test_bad_overrides_are_refused_with_the_nearest_name(override, sentence):

@@ -57,7 +57,7 @@ def select(config, replicas):
     ours = {npu_options.precision_mode(mode, chip).key: mode}
     npu_options.check(given, chip, "npu.options", ours=ours)
     for remark in npu_options.remarks(given, chip, ours=ours):
-        log.warning("npu.options: %s", remark)
+        log.warning("npu: %s", remark)
     adapter = _adapter()
     session_config = tf.ConfigProto(intra_op_parallelism_threads=config.train.threads, allow_soft_placement=True)
     rewrites = session_config.graph_options.rewrite_options
@@ -87,8 +87,10 @@ def make_deterministic(session_config):
 def host_only(session_config):
     """Return the ConfigProto of a session that is to stay on the host, whatever the adapter has made of tf.Session; it is changed in place."""
     if any(name in sys.modules for name in _ADAPTERS):
-        custom = _entry(session_config) or session_config.graph_options.rewrite_options.custom_optimizers.add(name=_OPTIMIZER)
+        rewrites = session_config.graph_options.rewrite_options
+        custom = _entry(session_config) or rewrites.custom_optimizers.add(name=_OPTIMIZER)
         custom.parameter_map["use_off_line"].b = False
+        rewrites.memory_optimization = RewriterConfig.OFF
     return session_config
 
 

@@ -48,6 +48,7 @@ def collect(config, history, evaluation_figures, rows):
         "throughput": throughput(history, config.train.batch_size, start),
         "evaluations": evaluations(history, rows),
         "skipped": {"count": int(history.skipped.sum()), "steps": [_fault(line) for _, line in sorted(history.faults.items())[:MOST_NAMED]]},
+        "precision": precision(history),
         "non_finite": _fault(history.non_finite) if history.non_finite else None,
         "bad_samples": bad_samples(history),
         "requests": [{key: line.get(key) for key in ("step", "by", "action", "value")} for line in history.controls],
@@ -94,6 +95,17 @@ def evaluations(history, rows):
     best["checkpoint"] = next((row["name"] for row in rows if row["step"] == best["step"]), None)
     best["uploaded"] = history.uploads.get(best["step"], {}).get("uri")
     return {"metric": lines[-1].get("metric"), "samples": lines[-1].get("samples"), "scores": scores, "best": best, "last": scores[-1]}
+
+
+def precision(history):
+    """Return {"name", "changes", "overflows", "loss_scale"}: train.precision of the last start; [[step after which it was another one, that one]];
+    how many steps overflowed; the last step's loss scale, or None where the loss was not scaled. Runs of earlier versions were in float32.
+    """
+    names = [(start["step"], start.get("precision", "fp32")) for start in history.starts]
+    changes = [[step, name] for (_, before), (step, name) in zip(names, names[1:]) if name != before]
+    scale = float(history.columns["loss_scale"][-1])
+    name = names[-1][1] if names else "fp32"
+    return {"name": name, "changes": changes, "overflows": len(history.overflows), "loss_scale": scale if math.isfinite(scale) else None}
 
 
 def bad_samples(history):

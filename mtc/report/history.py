@@ -15,10 +15,12 @@ from mtc import files
 from mtc.errors import UserError
 
 VERSION = 1
-KINDS = ("start", "train", "checkpoint", "upload", "upload_removed", "evaluation", "skipped", "bad_sample", "non_finite", "control", "end")
+KINDS = (
+    "start", "train", "checkpoint", "upload", "upload_removed", "evaluation", "skipped", "overflow", "bad_sample", "non_finite", "control", "end",
+)  # fmt: skip
 """Lines of other kinds say nothing that the report shows."""
 
-COLUMNS = ("loss", "loss_2d", "loss_pof", "baseline_2d", "baseline_pof", "lr", "seconds", "waited")
+COLUMNS = ("loss", "loss_2d", "loss_pof", "baseline_2d", "baseline_pof", "lr", "seconds", "waited", "loss_scale")
 
 
 class History(NamedTuple):
@@ -44,6 +46,8 @@ class History(NamedTuple):
     """The evaluation line of each step after which held-out samples were evaluated."""
     faults: Dict[int, Dict[str, Any]]
     """The line of each step that was skipped: where its batch is."""
+    overflows: Set[int]
+    """The steps that changed no weight, their gradient having overflowed with the loss scale."""
     bad_samples: List[Dict[str, Any]]
     """The line of each sample that could not be used and was replaced; each sample once."""
     controls: List[Dict[str, Any]]
@@ -61,7 +65,7 @@ class History(NamedTuple):
 def read(path):
     """Return the `History` of a metrics.jsonl. Errors: UserError where there is none, it is of a later version, or holds no step."""
     rows, first, skipped, starts = [], [], [], []
-    checkpoints, uploads, removed, evaluations, faults, bad = {}, {}, {}, {}, {}, {}
+    checkpoints, uploads, removed, evaluations, faults, overflows, bad = {}, {}, {}, {}, {}, {}, {}
     controls, end, non_finite, expect_first, repeated, damaged, torn = [], None, None, True, 0, 0, False
     for line in _lines(path):
         damaged += torn  # a bad line is the torn last one only as long as none follows
@@ -92,7 +96,7 @@ def read(path):
                 for column in (rows, first, skipped):
                     column.pop()
                 repeated += 1
-            for events in (checkpoints, uploads, removed, evaluations, faults, bad):
+            for events in (checkpoints, uploads, removed, evaluations, faults, overflows, bad):
                 for late in [key for key, event in events.items() if event["step"] > step]:
                     del events[late]
             starts.append(record)
@@ -111,6 +115,8 @@ def read(path):
             evaluations[step] = record
         elif kind == "skipped":
             faults[step] = record
+        elif kind == "overflow":
+            overflows[step] = record
         elif kind == "bad_sample":
             bad.setdefault((record.get("source"), record.get("name")), record)
         elif kind == "non_finite":
@@ -134,6 +140,7 @@ def read(path):
         removed=set(removed),
         evaluations=evaluations,
         faults=faults,
+        overflows=set(overflows),
         bad_samples=list(bad.values()),
         controls=controls,
         non_finite=non_finite,

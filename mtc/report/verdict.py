@@ -6,6 +6,8 @@ mean pose), beyond what the choice of samples explains; a loss below that of an 
 
 FEW_HELD_OUT = 50
 FEW_TRAINING = 100
+MANY_OVERFLOWS = 0.1
+"""Share of the steps from which on overflows are no longer the price of finding the loss scale."""
 TITLES = {"loss_2d": "the heat-map loss (loss_2d)", "loss_pof": "the POF loss (loss_pof)"}
 DEAD_BECAUSE = {
     "loss_pof": "the training data has 2D labels only and compat.ignore_paf_2d is true, so nothing trains the POF branch, "
@@ -62,6 +64,8 @@ def warnings(figures, damaged_checkpoints, damaged_lines):
     if loss["non_finite"]:
         found.append("{:,} of {:,} steps have a loss that is no number: lower train.lr.".format(loss["non_finite"], steps["recorded"]))
     found += _fault_warnings(figures)
+    if figures["precision"]["overflows"] > MANY_OVERFLOWS * steps["recorded"]:
+        found.append(_overflow_sentence(figures) + " So many are training lost: set loss_scale.initial to the scale at the end, or lower train.lr.")
     for key, name in (("2d", "heat-map"), ("pof", "POF")):
         ratio = _ratio(loss["last_mean_" + key], loss["baseline_" + key])
         if ratio is not None and ratio >= 1 and "loss_" + key not in figures["dead_terms"]:
@@ -100,6 +104,11 @@ def notes(figures):
     if steps["starts"] > 1:
         again = " {:,} steps after the last checkpoint were trained again.".format(steps["repeated"]) if steps["repeated"] else ""
         found.append("Training was started {} times; the first step of each start does not count in the throughput.{}".format(steps["starts"], again))
+    precision = figures["precision"]
+    if 0 < precision["overflows"] <= MANY_OVERFLOWS * steps["recorded"]:
+        found.append(_overflow_sentence(figures))
+    for step, name in precision["changes"]:
+        found.append("After step {:,}, train.precision was changed to {}.".format(step, name))
     lasting = {"steps": "another last step, {:,}", "lr_factor": "{:g} times the scheduled learning rate"}
     for asked in figures["requests"]:
         if asked["action"] in lasting:
@@ -114,6 +123,13 @@ def notes(figures):
 def metric_title(metric):
     """Return what a reader calls an `evaluation.metric`."""
     return {"pck": "PCK@0.1", "auc": "area under the PCK curve"}.get(metric, str(metric))
+
+
+def _overflow_sentence(figures):
+    precision = figures["precision"]
+    text = "{:,} of {:,} steps changed no weight: their gradient overflowed with the loss scale{}."
+    end = "" if precision["loss_scale"] is None else ", which was {:,.0f} at the end".format(precision["loss_scale"])
+    return text.format(precision["overflows"], figures["steps"]["recorded"], end)
 
 
 def _fault_warnings(figures):

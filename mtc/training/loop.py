@@ -449,6 +449,8 @@ def _stop_for(fault, run_dir, state, copy, batches, writer, uploader, journal, f
 def _not_finite(made):
     if not math.isfinite(made.losses.total):
         return "the loss is {}".format(made.losses.total)
+    if math.isfinite(made.grad_norm):  # of a device that cuts off what overflows
+        return "the gradient has overflowed, and its loss scale, {:g}, cannot fall (the loss is {:g})".format(made.loss_scale, made.losses.total)
     return "the gradient's norm is {} (the loss is {:g})".format(made.grad_norm, made.losses.total)
 
 

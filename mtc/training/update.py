@@ -94,7 +94,7 @@ def _build_step(step, outer, scaling, so_far, most):
     if scale:
         gradients = [(gradient / scale.value, variable) for gradient, variable in gradients]
     norm = _norm(gradients)
-    finite, loss_is_finite = tf.is_finite(norm), tf.is_finite(step.losses.total)
+    finite, loss_is_finite = _finite(norm), _finite(step.losses.total)
     overflowed = tf.logical_not(finite) & loss_is_finite & _can_fall(scaling, scale.value) if scale else tf.constant(False)
     code, counted = _judge(tf.logical_not(finite & loss_is_finite), overflowed, so_far, most)
     facts = tf.stack([norm, tf.cast(code, tf.float32), scale.value if scale else 0.0])
@@ -106,11 +106,15 @@ def _build_step(step, outer, scaling, so_far, most):
 
 
 def _build_wrapped_step(step, outer, scaling, kept, so_far, most):
-    """As `_build_step`, where the device's optimizer keeps the loss scale and calls our step only when nothing has overflowed."""
+    """As `_build_step`, where the device's optimizer keeps the loss scale and calls our step only when nothing has overflowed.
+
+    Its scale is not told that steps are REFUSED: of a run that ends with a fault, the scale may be that of some steps later.
+    """
     outcome = tf.Variable(OVERFLOWED, trainable=False, collections=[tf.GraphKeys.LOCAL_VARIABLES], name="outcome")
     gradients = outer.compute_gradients(tf.constant(1.0))
     norm = _norm(gradients)
-    good = tf.is_finite(norm) & tf.is_finite(step.losses.total)
+    loss_is_finite = _finite(step.losses.total)
+    good = _finite(norm) & loss_is_finite
     step.allow = good & (so_far <= most)
     step.when_called = lambda: tf.assign(outcome, tf.where_v2(good, MADE, SKIPPED)).op
     before = tf.stack([norm, kept])  # read before the optimizer changes it
@@ -118,13 +122,18 @@ def _build_wrapped_step(step, outer, scaling, kept, so_far, most):
         op = outer.apply_gradients(gradients)
     with tf.control_dependencies([op]):
         left_out = tf.equal(outcome.read_value(), OVERFLOWED)
-    overflowed = left_out & tf.is_finite(step.losses.total) & _can_fall(scaling, before[1])
+    overflowed = left_out & loss_is_finite & _can_fall(scaling, before[1])
     code, counted = _judge(left_out | tf.logical_not(good), overflowed, so_far, most)
     return op, code, counted, tf.stack([before[0], tf.cast(code, tf.float32), before[1]]), [outcome]
 
 
 def _norm(gradients):
     return tf.sqrt(2.0 * tf.add_n([tf.nn.l2_loss(gradient) for gradient, _ in gradients]))
+
+
+def _finite(value):
+    """Return whether a number is one. By a comparison, which every device has: IsFinite is slow on NPUs and said to tell nothing there."""
+    return tf.abs(value) <= tf.float32.max
 
 
 def _can_fall(scaling, scale):

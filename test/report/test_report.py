@@ -366,6 +366,26 @@ def test_a_single_evaluation_needs_no_chart(run_dir, world):
     assert not os.path.exists(os.path.join(run_dir, "charts", "evaluations.svg"))
 
 
+@pytest.mark.parametrize(("lost", "kind"), [(3, "notes"), (20, "warnings")])
+def test_steps_that_overflowed_are_told_and_warned_of_where_they_are_many(run_dir, world, lost, kind):
+    lines = [fake_run.start(), dict(fake_run.start(0), precision="mixed_fp16")]
+    for step in range(1, 61):
+        more = {"loss_scale": 4096.0 if step > lost else 65536.0}
+        lines.append(fake_run.train(step, **more) if step > lost else fake_run.train(step, overflow=True, **more))
+        lines += [{"v": 1, "kind": "overflow", "step": step, "scale": 65536.0}] if step <= lost else []
+    fake_run.journal(run_dir, lines + [{"v": 1, "kind": "end", "step": 60, "status": "success", "overflows": lost}])
+    world(fake_run.config(), checkpoint=fake_run.checkpoint(run_dir, 60))
+    found = make_report(run_dir)[1]
+    assert found["precision"] == {"name": "mixed_fp16", "changes": [[0, "mixed_fp16"]], "overflows": lost, "loss_scale": 4096}
+    said = [sentence for sentence in found["warnings"] + found["notes"] if "overflowed" in sentence]
+    assert len(said) == 1
+    assert said[0] in found[kind]
+    assert "{} of 60 steps changed no weight".format(lost) in said[0]
+    assert "4,096 at the end" in said[0]
+    with open(os.path.join(run_dir, "report.md"), encoding="utf-8") as f:
+        assert "- Precision: mixed_fp16, loss scale 4,096\n" in f.read()
+
+
 def test_skipped_steps_are_warned_of_once_and_are_in_no_mean(run_dir, world):
     lines = [fake_run.start()]
     for step in range(1, 61):

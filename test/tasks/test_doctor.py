@@ -49,8 +49,8 @@ def test_devices_that_a_run_asks_for_are_counted(tmp_path, capsys, monkeypatch):
 
     asked = []
 
-    def select(device, **options):
-        asked.append((device, options["replicas"]))
+    def select(config):
+        asked.append((config.train.device, config.train.replicas))
         raise UserError("train.replicas=2: one is there")
 
     monkeypatch.setattr(devices, "select", select)

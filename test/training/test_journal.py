@@ -18,7 +18,8 @@ from mtc.training.journal import Journal, log_to_file
 
 def done(number, loss=0.5, **others):
     """Return a stand-in for `mtc.training.steps.Done`."""
-    facts = {"first_sample": 2 * number - 2, "names": ["a", "ü"], "rate": 1e-4, "seconds": 0.1, "waited": 0.0, "grad_norm": None, "skipped": False}
+    facts = {"first_sample": 2 * number - 2, "names": ["a", "ü"], "rate": 1e-4, "seconds": 0.1, "waited": 0.0, "grad_norm": None}
+    facts.update(skipped=False, overflowed=False, loss_scale=0.0)
     return types.SimpleNamespace(number=number, losses=Losses(loss, 0.25, 0.25, 1.0, 1.0), **dict(facts, **others))
 
 
@@ -98,6 +99,15 @@ def test_the_norm_of_the_gradient_and_a_skipped_step_are_told_where_there_are_an
         {},
         {"grad_norm": 1.5},
         {"grad_norm": None, "skipped": True},
+    ]
+
+
+def test_a_step_s_loss_scale_and_its_overflow_are_told_where_there_are_any(tmp_path):
+    write(tmp_path, [done(1), done(2, loss_scale=64.0), done(3, loss_scale=32.0, overflowed=True)])
+    assert [{key: line[key] for key in ("loss_scale", "overflow", "skipped") if key in line} for line in metrics(tmp_path)] == [
+        {},
+        {"loss_scale": 64.0},
+        {"loss_scale": 32.0, "overflow": True},
     ]
 
 
@@ -216,7 +226,7 @@ logging.basicConfig(format="%(message)s", level=logging.INFO)
 with log_to_file(sys.argv[1]) as log_file, Journal(sys.argv[1], log_file, 1, 3, 1, 1, 1, None) as journal:
     for n in (1, 2, 3):
         journal.step(types.SimpleNamespace(number=n, losses=Losses(*[0.5] * 5), rate=1e-4, names=["a"], seconds=0.1, waited=0.0, first_sample=0,
-                                           grad_norm=None, skipped=False))
+                                           grad_norm=None, skipped=False, overflowed=False, loss_scale=0.0))
 """
 
 

@@ -12,12 +12,8 @@ from tasks import train
 from test.training.test_training import assert_same_variables, metrics
 
 MIXED = (
-    "train.precision=mixed_fp16",
-    "loss_scale.initial=1e25",
-    "loss_scale.factor=256",
-    "loss_scale.increase_every=2",
-    "loss_scale.decrease_after=1",
-)
+    "train.precision=mixed_fp16", "loss_scale.initial=1e25", "loss_scale.factor=256", "loss_scale.increase_every=2", "loss_scale.decrease_after=1",
+)  # fmt: skip
 """Overflows at the start, and a scale that goes up and down after."""
 
 EVERYTHING = (
