@@ -22,6 +22,7 @@ import threading
 import time
 
 from mtc import files
+from mtc.training.ranks.team import own_address
 
 SUCCESS, FAILED, USER_ERROR, STOPPED = 0, 1, 2, 3
 
@@ -136,7 +137,7 @@ def _environments(arguments, environ):
             if table:
                 own.update(RANK_TABLE_FILE=os.path.abspath(table), RANK_ID=first + local, RANK_SIZE=size)
             elif environ.get("CM_CHIEF_IP"):
-                own.update(CM_WORKER_SIZE=size)
+                own.update(CM_WORKER_SIZE=size, CM_WORKER_IP=environ.get("CM_WORKER_IP") or own_address())
         own["JOB_ID"] = environ.get("JOB_ID", "mtc")
         if arguments.ranks > 1 or arguments.device_ids:
             visible = environ.get("CUDA_VISIBLE_DEVICES")

@@ -4,13 +4,14 @@ Needs preprocessed data (`python -m tasks.fetch coco`, `python -m tasks.preproce
 checkpoint was saved: the same command goes on.
 """
 
+import contextlib
 import functools
 import os
 import sys
 
 from mtc import config as configuration
 from mtc import quiet
-from mtc.errors import UserError
+from mtc.errors import RunFailed, UserError
 from mtc.fetch import pretrained
 from mtc.training import checkpoints
 from mtc.training.ranks import team
@@ -96,18 +97,22 @@ def main(argv=None):
         return code
     quiet.import_tensorflow()
     from mtc import devices
+    from mtc.training.ranks import hccl
 
-    try:
-        _world = worlds.of_environment(devices.kind_of(config))
-    except UserError as error:
-        sys.stderr.write("error: {}\n".format(error))
-        return step.USER_ERROR
-    if _world is None or _world.rank == 0:
+    with contextlib.ExitStack() as stack:
+        try:
+            _world = worlds.of_environment(devices.kind_of(config))
+            if _world and _world.rank is None:
+                _world = hccl.identified(_world, devices.select(config), stack)
+        except (UserError, RunFailed) as error:
+            sys.stderr.write("error: {}\n".format(error))
+            return step.USER_ERROR if isinstance(error, UserError) else step.FAILED
+        if _world and _world.rank:
+            return step.main(FOLLOWER, argv)
         code = step.main(STEP, argv)
-        if _world and team.Leader.made == 0:  # no training, so nobody has told the others
+        if _world and not team.Leader.made:  # no training, so nobody has told the others
             team.dismiss(_world, config.distributed, code, "there was nothing to train" if code == step.SUCCESS else "see its messages")
         return code
-    return step.main(FOLLOWER, argv)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,10 @@ _SECOND_GENERATION = re.compile(r"910(?:B\d|_?93|C)")
 """Chip names of the 910B and its successor; the first generation has a 910B without a digit."""
 
 
+_started = []
+"""Not empty while the device's system runs."""
+
+
 def missing():
     """Return why there is no NPU, or "" where its adapter is installed."""
     if not any(importlib.util.find_spec(name) for name in _ADAPTERS):
@@ -153,12 +157,19 @@ def _wrap(adapter, chip, optimizer, scaling, ranks=1):
 
 @contextlib.contextmanager
 def _system(adapter, session_config):
-    """See `Device.system`: options of the whole device are those of the session that starts it, which has to be there until the end."""
+    """See `Device.system`: options of the whole device are those of the session that starts it, which has to be there until the end. Inside another
+    one of these it does nothing.
+    """
+    if _started:
+        yield
+        return
     with tf.Graph().as_default() as graph:
         start, stop = adapter.npu_ops.initialize_system(), adapter.npu_ops.shutdown_system()
     with tf.Session(graph=graph, config=session_config) as session:
         session.run(start)
+        _started.append(True)
         try:
             yield
         finally:
+            _started.clear()
             session.run(stop)

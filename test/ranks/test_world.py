@@ -49,7 +49,7 @@ def test_a_rank_table_says_where_rank_0_is(tmp_path):
 
 
 def test_without_a_rank_table_hccl_decides_on_ranks():
-    environ = {"CM_CHIEF_IP": "10.0.0.9", "CM_CHIEF_PORT": "60000", "CM_CHIEF_DEVICE": "0", "CM_WORKER_SIZE": "8"}
+    environ = {"CM_CHIEF_IP": "10.0.0.9", "CM_CHIEF_PORT": "60000", "CM_CHIEF_DEVICE": "0", "CM_WORKER_SIZE": "8", "CM_WORKER_IP": "10.0.0.9"}
     assert world.of_environment("npu", environ) == world.World(None, 8, ("10.0.0.9", world.PORT))
 
 

@@ -4,25 +4,44 @@ HCCL answers questions about ranks once it is initialised, by an operation that 
 of the gradients' bytes in percent, in the order in which they are made), by default as HCCL does it. Source: facts/ascend.md, sections 1 and 4.
 """
 
+import contextlib
+
 import tensorflow.compat.v1 as tf
+
+from mtc.errors import RunFailed, UserError
+
+
+def identified(world, device, stack):
+    """Return a `World` with the rank that HCCL has given this process, which has no rank table.
+
+    stack: ExitStack that keeps the device's system running. Errors: RunFailed where HCCL does not come up; UserError where it found other devices.
+    """
+    try:
+        stack.enter_context(device.system(device.session_config))
+    except tf.errors.OpError as error:
+        raise RunFailed("the NPUs do not come together (CM_* variables): {}".format(error.message.split("\n")[0])) from error
+    from hccl.manage.api import get_rank_id, get_rank_size
+
+    if get_rank_size() != world.size:
+        raise UserError("CM_WORKER_SIZE={}: HCCL has found {} devices".format(world.size, get_rank_size()))
+    return world._replace(rank=get_rank_id())
 
 
 class Hccl:
     """What a graph and a session of one rank need; the interface of `collectives.Collectives`."""
 
     def __init__(self, rank, size, device, gradient_fusion=()):
-        """rank: None where HCCL says it (no rank table)."""
-        self._device = device
-        self.size = size
-        self.rank = device.rank(size) if rank is None else rank
-        if gradient_fusion:
-            from hccl.split.api import set_split_strategy_by_size
+        self.rank, self.size, self._device, self._fusion = rank, size, device, list(gradient_fusion)
 
-            set_split_strategy_by_size(list(gradient_fusion))
-
+    @contextlib.contextmanager
     def session(self, graph):
-        """Return a session on this rank's NPU."""
-        return self._device.session(graph)
+        """Yield a session on this rank's NPU."""
+        with self._device.session(graph) as session:
+            if self._fusion:
+                from hccl.split.api import set_split_strategy_by_size
+
+                set_split_strategy_by_size(self._fusion)
+            yield session
 
     def scope(self):
         """Return a context manager that does nothing: a process has one NPU."""

@@ -1,7 +1,7 @@
 """Which rank of how many this process is: what its environment says.
 
 CPUs and GPUs: `TF_CONFIG` as TensorFlow's own strategies read it, or RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT as torchrun sets them. Ascend's
-NPUs: RANK_ID, RANK_SIZE and RANK_TABLE_FILE, or CM_CHIEF_IP, CM_CHIEF_PORT, CM_CHIEF_DEVICE and CM_WORKER_SIZE without a rank table, where HCCL
+NPUs: RANK_ID, RANK_SIZE and RANK_TABLE_FILE, or CM_CHIEF_IP, CM_CHIEF_PORT, CM_CHIEF_DEVICE, CM_WORKER_IP and CM_WORKER_SIZE without a rank table, where HCCL
 decides on the ranks. MTC_MEETING names a file on a disk that all ranks share, in place of MASTER_ADDR and MASTER_PORT. Source: facts/ascend.md,
 section 4; TensorFlow's guide to TF_CONFIG.
 """
@@ -99,7 +99,7 @@ def _of_ascend(environ):
         size = _number(environ, "CM_WORKER_SIZE", 1, least=1)
         if size == 1:
             return None
-        for name in ("CM_CHIEF_IP", "CM_CHIEF_PORT", "CM_CHIEF_DEVICE"):
+        for name in ("CM_CHIEF_IP", "CM_CHIEF_PORT", "CM_CHIEF_DEVICE", "CM_WORKER_IP"):
             if not environ.get(name):
                 raise UserError("CM_WORKER_SIZE={} without {}: HCCL needs all of CM_*".format(size, name))
         return World(None, size, **_meeting(environ, environ["CM_CHIEF_IP"], PORT))
