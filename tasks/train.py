@@ -14,7 +14,7 @@ from mtc.fetch import pretrained
 from mtc.training import checkpoints
 from tasks import step
 
-_HOW = ("log_every", "device", "threads", "micro_batch", "recompute", "compile", "replicas", "deterministic")
+_HOW = ("log_every", "device", "threads", "micro_batch", "recompute", "compile", "replicas", "deterministic", "profile")
 """Keys of `train` that say how a run is computed, not what it is; compat.loss is another such key."""
 
 

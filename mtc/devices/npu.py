@@ -39,3 +39,16 @@ def configure(threads, replicas=1):
     options.remapping = RewriterConfig.OFF
     options.memory_optimization = RewriterConfig.OFF
     return "Ascend NPU {}".format(os.environ.get("ASCEND_DEVICE_ID", "0")), npu_config_proto(config_proto=config)
+
+
+def put(config, options):
+    """Add {key: bool, int or text} to what the adapter is told by a ConfigProto of `configure`."""
+    entries = [entry for entry in config.graph_options.rewrite_options.custom_optimizers if entry.name == "NpuOptimizer"]
+    for key, value in options.items():
+        parameter = entries[0].parameter_map[key]
+        if isinstance(value, bool):
+            parameter.b = value
+        elif isinstance(value, int):
+            parameter.i = value
+        else:
+            parameter.s = value.encode("utf-8")

@@ -9,7 +9,7 @@ A step whose loss or gradient is no number changes nothing but global_step, and 
 no step changes anything any more, so that the loop, which learns of it some steps later, finds the state from before the fault.
 """
 
-from typing import Any, Dict, NamedTuple, Optional
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -32,6 +32,9 @@ EXAMINED = 8
 MADE, SKIPPED, REFUSED = 0, 1, 2
 """What became of a step: made; skipped, its gradient being no number; not made, because that had happened too often."""
 
+FORWARD, LOSS, GRADIENT, OPTIMISER, REST = "forward", "loss and targets", "gradient", "optimiser", "rest"
+"""The parts of a step, as the marks have them."""
+
 AVERAGE = "/ExponentialMovingAverage"
 """What TensorFlow appends to a weight's name for its moving average."""
 
@@ -51,6 +54,15 @@ class TrainingGraph(NamedTuple):
     stage: Optional[tf.Operation]
     """Sends the fed batch to the device, for the step after; None where each step takes what it is fed."""
     train: tf.Operation
+    used: Dict[str, tf.Tensor]
+    """What the network computes with: `inputs`, or what was staged of them. Fed, it takes the place of both."""
+    activations: Dict[str, List[tf.Tensor]]
+    """{layer: its output}, in the order of computation; where the batch is divided, its parts in order."""
+    losses: losses.Losses
+    gradients: Dict[str, tf.Tensor]
+    """{variable's name: gradient of the whole batch's loss}."""
+    marks: List[Tuple[int, str]]
+    """[(n, part)]: the operations before the n-th, in order of creation, that are before no earlier mark belong to this part of a step."""
     table: tf.Tensor
     """(BLOCK, 7) float32: `mtc.losses.Losses` of the last steps, the gradient's Euclidean norm, and MADE, SKIPPED or REFUSED."""
     initialise: tf.Operation
@@ -99,9 +111,12 @@ def build(config, skeleton, device="cpu"):
         layers = cpm.plan(skeleton, config.model.stages, config.model.width)
         weights = cpm.create(layers)
         options = {"convolve": convolution.fastest(device), "recompute": config.train.recompute == "stages"}
-        loss, gradients = _gradients(used, weights, skeleton, config, options, device)
+        marks: List[Tuple[int, str]] = []
+        _mark(marks, REST)
+        loss, gradients, activations = _gradients(used, weights, skeleton, config, options, device, marks)
         global_step = tf.get_variable("global_step", [], tf.int32, tf.zeros_initializer(), trainable=False)
         update, code, norm, skipped, counter = _update(gradients, loss.total, rate, global_step, config)
+        _mark(marks, OPTIMISER)
         row = tf.stack(list(loss) + [norm, tf.cast(code, tf.float32)])
         columns = row.shape[0].value if hasattr(row.shape[0], "value") else row.shape[0]
         table = tf.Variable(tf.zeros([BLOCK, columns]), trainable=False, collections=[tf.GraphKeys.LOCAL_VARIABLES], name="losses")
@@ -119,6 +134,11 @@ def build(config, skeleton, device="cpu"):
             place=place,
             stage=stage,
             train=tf.group(update, note),
+            used=used,
+            activations=activations,
+            losses=loss,
+            gradients={variable.op.name: gradient for gradient, variable in gradients},
+            marks=marks,
             table=table.value(),
             initialise=tf.variables_initializer([table, counter]),
             skipped=skipped,
@@ -154,8 +174,13 @@ def dead_terms(config, skeleton):
     return ["loss_pof"] if terms.of_config(config, skeleton).pof_is_dead else []
 
 
-def _gradients(inputs, weights, skeleton, config, options, device):
-    """Return (`Losses` of the batch, [(gradient, variable)]).
+def _mark(marks, part):
+    """Say that all operations of the default graph that no mark claims yet belong to a part of the step."""
+    marks.append((len(tf.get_default_graph().get_operations()), part))
+
+
+def _gradients(inputs, weights, skeleton, config, options, device, marks):
+    """Return (`Losses` of the batch, [(gradient, variable)], {layer: [its outputs]}).
 
     The batch is divided among train.replicas devices of the same kind, and on each computed for `train.micro_batch` samples at a time, one after
     another. Parts are added up in their order in the batch, so that the sums are the same in every run.
@@ -164,26 +189,34 @@ def _gradients(inputs, weights, skeleton, config, options, device):
     part = config.train.micro_batch or batch // replicas
     variables = tf.trainable_variables()
     shares = losses.shares(inputs, batch // part, skeleton, config)
-    made = []
+    _mark(marks, LOSS)
+    made, seen, activations = [], [], {}
     for i, share in enumerate(shares):
         replica, turn = divmod(i, batch // replicas // part)
         before = made[-1][1] if turn else []
         place = "/{}:{}".format(device, replica) if replicas > 1 else None
         with tf.device(place), tf.control_dependencies(before):  # the replica's part before is done, and its activations are gone
             some = inputs if part == batch else {name: tf.identity(tensor[i * part : (i + 1) * part]) for name, tensor in inputs.items()}
-            maps = cpm.forward(cpm.normalise(some["image"]), weights, config.model.stages, **options)
+            seen.clear()
+            maps = cpm.forward(cpm.normalise(some["image"]), weights, config.model.stages, observe=lambda *output: seen.append(output), **options)
+            for layer, output in seen:  # now: train.recompute makes them again for the gradient
+                activations.setdefault(layer, []).append(output)
+            _mark(marks, FORWARD)
             loss = losses.scale(losses.batch_losses(maps, some, skeleton, config), share, config.train.pof_weight)
+            _mark(marks, LOSS)
             found = tf.gradients(loss.total, variables)
             # What no loss depends on has a gradient of 0, not none: Adam's moments of it go on, as in the reference.
             found = [tf.zeros_like(variable) if gradient is None else gradient for gradient, variable in zip(found, variables)]
             if turn:
                 loss, found = losses.Losses(*(a + b for a, b in zip(made[-1][0], loss))), [a + b for a, b in zip(made[-1][1], found)]
+            _mark(marks, GRADIENT)
         made.append((loss, found))
     ends = made[batch // replicas // part - 1 :: batch // replicas // part]
     total, gradients = ends[0]
     for loss, found in ends[1:]:
         total, gradients = losses.Losses(*(a + b for a, b in zip(total, loss))), [a + b for a, b in zip(gradients, found)]
-    return total, list(zip(gradients, variables))
+    _mark(marks, GRADIENT)
+    return total, list(zip(gradients, variables)), activations
 
 
 def _update(gradients, loss, rate, global_step, config):

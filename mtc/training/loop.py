@@ -35,7 +35,7 @@ from mtc.skeleton import SKELETONS
 from mtc.storage import backoff, retention
 from mtc.storage import lease as leases
 from mtc.storage import uploader as uploads
-from mtc.training import bundle, checkpoints, faults, optimizer, previews, remote
+from mtc.training import bundle, checkpoints, dumps, faults, optimizer, previews, profiling, remote
 from mtc.training import control as controls
 from mtc.training import graph as graphs
 from mtc.training import state as states
@@ -76,6 +76,8 @@ def train(config, run_dir, lock, take_over=False, draw=None):
             log.info("loading dataset %s of size %d", source, len(found))
         options = config.train.threads, config.train.compile, config.train.replicas, config.train.deterministic
         kind, device, session_config = devices.select(config.train.device, *options)
+        if kind == "npu":
+            devices.npu.put(session_config, _npu_options(config, run_dir))
         peak = devices.peak.measure(kind, session_config)
         log.info("TensorFlow %s on %s%s", tf.__version__, device, ", {:.0f} GFLOP/s in matrix products".format(peak / 1e9) if peak else "")
         training = graphs.build(config, skeleton, kind)
@@ -189,7 +191,12 @@ def train(config, run_dir, lock, take_over=False, draw=None):
         known = [entry for entry in state.bad_samples if not batches.can_use(*entry[:2])]  # others were repaired
         bad = bad_samples.BadSamples(sizes, config.data.max_bad_fraction, known=known)
         bad.check()
-        steps = Steps(session, training, batches, last, skipped=state.skipped)
+        profile = dumped = None
+        if config.train.profile and kind != "npu":
+            profile = stack.enter_context(profiling.Profile(session, training, run_dir, profiling.chosen(config), state.step, last))
+        if dumps.wanted(config) and kind != "npu":
+            dumped = dumps.Dumps(session, training, config, run_dir, state.step)
+        steps = Steps(session, training, batches, last, skipped=state.skipped, profile=profile, dumps=dumped)
         first = step = state.step
         if step < last and not state.stopped_early:
             log.info("Starting to train ...")
@@ -348,6 +355,18 @@ def versions():
     found = {"python": platform.python_version(), "mtc": mtc.__version__, "tensorflow": tf.__version__, "numpy": np.__version__}
     found["opencv"] = importlib.import_module("cv2").__version__
     return found
+
+
+def _npu_options(config, run_dir):
+    """Return {key: value} of what an NPU's session is told to observe: a profile of all its steps, dumps. It wants the folders to be there."""
+    options, traces, dumped = {}, os.path.join(run_dir, profiling.FOLDER), dumps.folder(config, run_dir)
+    if config.train.profile:
+        os.makedirs(traces, exist_ok=True)
+        options.update(profiling.npu_profiling_options(traces))
+    asked = dumps.npu_dump_options(config, dumped)
+    if asked:
+        os.makedirs(dumped, exist_ok=True)
+    return dict(options, **asked)
 
 
 def _run_uid(run_dir, config, owner, where):

@@ -47,11 +47,13 @@ class Done(NamedTuple):
 class Steps:
     """Makes the steps of a run in a session."""
 
-    def __init__(self, session, training, batches, last, skipped=0):
+    def __init__(self, session, training, batches, last, skipped=0, profile=None, dumps=None):
         """training: `mtc.training.graph.TrainingGraph`; batches: iterator of `mtc.data.pipeline.Batch`; last: number of the run's last step;
-        skipped: steps that were skipped in the run before.
+        skipped: steps that were skipped in the run before; profile, dumps: `mtc.training.profiling.Profile` and `mtc.training.dumps.Dumps` that look
+        on, or None.
         """
         self._session, self._training, self._batches, self.last = session, training, batches, last
+        self._profile, self._dumps = profile, dumps
         self._staged = None
         self._error = None
         self._made = []  # the `Done` steps whose losses are still on the device, without these
@@ -68,13 +70,20 @@ class Steps:
         feed = {self._training.rate: rate, self._training.place: len(self._made)}
         batch = self._staged or self._next()
         waited = time.perf_counter() - started
+        if self._dumps:
+            self._dumps.before(number, batch)
+            started = time.perf_counter() - waited
         if self._training.stage is None:
-            self._session.run(self._training.train, {**feed, **self._training.feed(batch)})
+            self._make(number, self._training.train, {**feed, **self._training.feed(batch)})
         else:
             if not self._staged:
                 self._session.run(self._training.stage, self._training.feed(batch))
             waited += self._run_staged(number, feed)
         seconds = time.perf_counter() - started
+        if self._profile:
+            self._profile.after(number, seconds, waited)
+        if self._dumps:
+            self._dumps.after(number, batch, len(self._made))
         self._made.append(Done(number, None, rate, batch.names, seconds, waited, batch.first, batch.bad))
 
     def done(self):
@@ -98,10 +107,14 @@ class Steps:
                 self._error = error
         waited = time.perf_counter() - started
         if self._staged:
-            self._session.run([self._training.train, self._training.stage], {**feed, **self._training.feed(self._staged)})
+            self._make(number, [self._training.train, self._training.stage], {**feed, **self._training.feed(self._staged)})
         else:
-            self._session.run(self._training.train, feed)
+            self._make(number, self._training.train, feed)
         return waited
+
+    def _make(self, number, operations, feed):
+        run = self._profile.run if self._profile and self._profile.wants(number) else self._session.run
+        run(operations, feed)
 
     def _next(self):
         if self._error:
