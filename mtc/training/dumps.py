@@ -102,7 +102,7 @@ def statistics(value):
 
 
 def npu_dump_options(config, directory):
-    """Return {key: value} of the options of an NPU's session that have CANN dump by itself into a directory that exists; {} where nothing is asked for.
+    """Return {key: value} of the options of an NPU's session that have CANN dump into a directory that exists; {} where nothing is asked for.
 
     Errors: UserError for steps and overflow together, which CANN excludes.
     """

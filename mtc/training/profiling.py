@@ -1,8 +1,8 @@
 """Where a step's time goes: traces of single steps and their sum, `train.profile=100:110`.
 
 TensorFlow itself writes down when each operation ran (RunOptions.FULL_TRACE): the same operations in the same order, so numbers do not change. What
-it wrote stays in memory until the last of the steps, so that no step is slowed by files. At each moment in which operations run, the time is theirs in
-equal shares; what is left of a step is the wait for its batch, and the rest, in which nothing ran (TensorFlow's own work, copies, Python).
+it wrote stays in memory until the last of the steps, so that no step is slowed by files. At each moment in which operations run, the time is theirs
+in equal shares; what is left of a step is the wait for its batch, and the rest, in which nothing ran (TensorFlow's own work, copies, Python).
 
 On an NPU the device's own profiler takes the place of this: `npu_profiling_options`.
 """
@@ -101,9 +101,9 @@ class Profile:
 
 def npu_profiling_options(directory):
     """Return {key: value} of the options of an NPU's session that have CANN profile all of it, into a directory that exists."""
-    on = ("training_trace", "task_trace", "hccl", "aicpu")
+    options = dict.fromkeys(("training_trace", "task_trace", "hccl", "aicpu"), "on")
     # Empty points: CANN finds by itself where a step's forward pass begins and its backward pass ends.
-    options = dict({"output": os.path.abspath(directory), "fp_point": "", "bp_point": "", "aic_metrics": "PipeUtilization"}, **dict.fromkeys(on, "on"))
+    options.update(output=os.path.abspath(directory), fp_point="", bp_point="", aic_metrics="PipeUtilization")
     return {"profiling_mode": True, "profiling_options": json.dumps(options, sort_keys=True)}
 
 
