@@ -41,6 +41,8 @@ KINDS = {
     "disk full": 4,
 }
 """Kinds of cycles and how often each comes."""
+_HANDS = 5
+"""A hand of cards has a fifth of that: shares hold in few cycles, too."""
 
 MOST_CYCLES = 14
 """Cycles of a life; then it is let live to its end."""
@@ -74,7 +76,7 @@ class Life:
     def live(self, most):
         """Train to the end through at most `most` cycles; return their list."""
         while len(self.cycles) < min(most, MOST_CYCLES):
-            kind = self.rng.choices(list(KINDS), list(KINDS.values()))[0]
+            kind = self.worker.deal()
             if kind == "disk full" and not self.worker.small_disk:
                 kind = "kill at a random time"
             if self._cycle(kind):
@@ -296,6 +298,7 @@ class Worker:
         self.folder, self.disk, self.small_disk, self.root = folder, disk, small_disk, root
         self.rng, self.trainer, self.points = random.Random(seed), trainer, points.POINTS
         self.reached, self.replaced, self.full, self.checked = collections.Counter(), 0, 0, 0
+        self._hand = []
         command = [sys.executable, "-m", "benchmarks.crashing.server", os.path.join(folder, "s3"), str(seed), str(rate)]
         self._server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, universal_newlines=True)
         self.url = self._server.stdout.readline().strip()
@@ -317,6 +320,15 @@ class Worker:
     def start(self, arguments, output, point=None):
         """Start a trainer."""
         return self.trainer.start(arguments, output, {}, point)
+
+    def deal(self):
+        """Return the kind of the next cycle."""
+        if not self._hand:
+            self._hand = [kind for kind, share in KINDS.items() for _ in range(share // _HANDS)]
+            rest = [share % _HANDS for share in KINDS.values()]
+            self._hand += self.rng.choices(list(KINDS), rest, k=sum(rest) // _HANDS)
+            self.rng.shuffle(self._hand)
+        return self._hand.pop()
 
     def learn(self, seconds, was_in_time):
         """Aim timed kills where trainers live: later where they were in time, earlier where the trainer had come to its end before."""

@@ -173,7 +173,10 @@ class Uploader:
         else:
             if facts is not None:
                 self._tell("uploaded", checkpoint=name, seconds=round(time.monotonic() - started, 3), **facts)
-                self._until_it_works("retention", lambda: self._remove_superfluous(facts["step"]))
+                try:
+                    self._until_it_works("retention", lambda: self._remove_superfluous(facts["step"]))
+                except UserError as error:  # who may write may not always remove; no upload is lost by what stays
+                    log.warning("%s: it stays in the storage beyond storage.keep_last", error)
 
     def _until_it_works(self, what, action, tries=None):
         """Return what action() returns; None where the uploader was closed before it worked, or it did not in so many tries."""

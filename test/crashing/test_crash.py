@@ -30,7 +30,7 @@ def test_nothing_is_lost(tmp_path):
     assert (found["holds"], found["broken"], found["cycles"], found["flips"]) == (True, [], CYCLES, FLIPS)
     assert found["checks"] >= CYCLES
     assert found["exhaustive"] > 1000
-    assert len(found["points"]) >= 3  # how many are reached depends on how fast the machine is
+    assert len(found["points"]) >= 5
     assert sum(found["kinds"].values()) == CYCLES
     assert "never two writers" in done.stdout
 

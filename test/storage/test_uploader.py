@@ -548,6 +548,22 @@ def test_what_the_retention_lets_go_is_gone_before_the_end_of_the_uploads_is_tol
     assert remote_names(storage, "run") == ["step-00000004"]
 
 
+def test_a_retention_that_is_not_allowed_to_remove_costs_no_upload(start, tmp_path, caplog):
+    class Kept(Wrapped):
+        def delete(self, key):
+            raise UserError("no right to remove {}".format(key))
+
+    storage = open_storage(str(tmp_path / "store"))
+    uploader = start(Kept(storage), "run", keep=lambda steps: superfluous(steps, 1, 0))
+    for step in (2, 4, 6):
+        uploader.submit(checkpoint(tmp_path, step))
+    assert uploader.wait(30)
+    uploader.check()
+    assert remote_names(storage, "run") == ["step-00000002", "step-00000004", "step-00000006"]
+    assert uploader.failed() == {}
+    assert "no right to remove" in caplog.text
+
+
 def test_the_journal_is_sent_along(storage, start, tmp_path):
     (tmp_path / "metrics.jsonl").write_bytes(b"{}\n")
     extras = {"metrics.jsonl": str(tmp_path / "metrics.jsonl"), "not_there": str(tmp_path / "nothing")}
