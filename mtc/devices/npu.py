@@ -10,6 +10,7 @@ import os
 
 import tensorflow.compat.v1 as tf
 
+from mtc.devices import npu_options
 from mtc.errors import UserError
 
 
@@ -44,11 +45,4 @@ def configure(threads, replicas=1):
 def put(config, options):
     """Add {key: bool, int or text} to what the adapter is told by a ConfigProto of `configure`."""
     entries = [entry for entry in config.graph_options.rewrite_options.custom_optimizers if entry.name == "NpuOptimizer"]
-    for key, value in options.items():
-        parameter = entries[0].parameter_map[key]
-        if isinstance(value, bool):
-            parameter.b = value
-        elif isinstance(value, int):
-            parameter.i = value
-        else:
-            parameter.s = value.encode("utf-8")
+    npu_options.put(entries[0], options)
