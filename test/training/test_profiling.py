@@ -55,7 +55,7 @@ def test_steps_that_the_run_does_not_make_are_told_and_leave_nothing(tmp_path, c
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("options", [("train.replicas=2", "train.micro_batch=1", "train.batch_size=4", "train.recompute=stages"), ()])
+@pytest.mark.parametrize("options", [("train.batch_size=4", "train.micro_batch=2", "train.recompute=stages"), ()])
 def test_every_operation_belongs_to_one_part(small_config, options):
     from mtc.skeleton import BODY
 
