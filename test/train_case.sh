@@ -105,7 +105,7 @@ if [ -f "$data_path/COCO_data/COCO.json" ]; then
 elif [ -f "$data_path/COCO.json" ]; then
     root=$data_path
 else
-    refuse "neither $data_path/COCO_data/COCO.json nor $data_path/COCO.json is there: give --data_path a folder that tasks.preprocess has made, or the reference's"
+    refuse "neither $data_path/COCO_data/COCO.json nor $data_path/COCO.json is there: give --data_path a data.root of tasks.preprocess, or the reference's tree"
 fi
 overrides=("data.root=$root")
 pretrained=$data_path/Final_qual_domeCOCO_chest_noPAF2D
@@ -236,7 +236,7 @@ fi
 # ---- what the reference reports
 CaseName=monoculartotalcapture_ID0866_for_Tensorflow_bs${batch_size}_${RANKS}p_$KIND
 losses=$here/train_${CaseName}_loss.txt
-TrainingTime=$(awk '/^Iteration/ { n++; if (n == 1) only = $10; else sum += $10 } END { printf "%.6f", (n > 1 ? sum / (n - 1) : only) }' "$run/train.log")
+TrainingTime=$(awk '/^Iteration/ { if (n++) sum += $10; else only = $10 } END { printf "%.6f", (n > 1 ? sum / (n - 1) : only) }' "$run/train.log")
 FPS=$(awk -v size="$batch_size" -v ranks="$RANKS" -v seconds="$TrainingTime" 'BEGIN { printf "%.2f", size * ranks / seconds }')
 awk '/^Iteration/ { sub(",", "", $4); print $4 }' "$run/train.log" >"$losses"
 ActualLoss=$(tail -n 10 "$losses" | awk '{ sum += $1 } END { print sum / NR }')
