@@ -1,12 +1,14 @@
 """What is measured of ours: the only file here that knows how `mtc` builds its graphs, steps and batches."""
 
+import dataclasses
+
 import numpy as np
 import tensorflow.compat.v1 as tf
 
 from mtc import devices, losses
 from mtc.data import readers
 from mtc.data.pipeline import Pipeline
-from mtc.nets import convolution, cpm
+from mtc.nets import cpm
 from mtc.skeleton import SKELETONS
 from mtc.training import graph as graphs
 from mtc.training import optimizer
@@ -17,7 +19,7 @@ RATE = 1e-5
 
 def session(graph, config):
     """Return a session with the settings of a training."""
-    return tf.Session(graph=graph, config=_device(config)[1])
+    return tf.Session(graph=graph, config=_device(config).session_config)
 
 
 def batches(config):
@@ -29,7 +31,7 @@ class Step:
     """A training without checkpoints and journal: input pipeline, step, losses fetched in blocks."""
 
     def __init__(self, config):
-        self._training = graphs.build(config, SKELETONS[config.model.kind], _device(config)[0])
+        self._training = graphs.build(config, SKELETONS[config.model.kind], _device(config))
         self._session = session(self._training.graph, config)
         self._training.set_variables(self._session, graphs.initial_values(self._training, config))
         self._pipeline = batches(config).__enter__()
@@ -62,13 +64,12 @@ def network(config):
     """
     skeleton = SKELETONS[config.model.kind]
     size, batch = config.model.crop, config.train.batch_size
-    kind = _device(config)[0]
     with tf.Graph().as_default() as graph:
         tf.set_random_seed(config.train.seed)
         image = tf.get_variable("image", [batch, size, size, 3], tf.float32, tf.random_uniform_initializer(-0.5, 0.5), trainable=False)
         layers = cpm.plan(skeleton, config.model.stages, config.model.width)
         weights = cpm.create(layers)
-        options = {"convolve": convolution.fastest(kind), "recompute": config.train.recompute == "stages"}
+        options = {"convolve": _device(config).convolve, "recompute": config.train.recompute == "stages"}
         maps = cpm.forward(image, weights, config.model.stages, **options)
         needed = maps.heat if graphs.dead_terms(config, skeleton) else maps.heat + maps.pof
         variables = tf.trainable_variables()
@@ -111,5 +112,4 @@ def labels(config, rng):
 
 
 def _device(config):
-    kind, _, settings = devices.select(config.train.device, config.train.threads, config.train.compile)
-    return kind, settings
+    return devices.select(dataclasses.replace(config, train=dataclasses.replace(config.train, deterministic="no")))

@@ -243,6 +243,9 @@ def _convert(kind, value, where):
             return {_convert(str, k, where): _convert(kind.__args__[1], v, "{}.{}".format(where, k)) for k, v in value.items()}
         if value in ("", None):
             return {}
+    elif kind is typing.Any:
+        if isinstance(value, (bool, int, str)) or isinstance(value, float) and _number(value) is not None:
+            return value
     elif kind is bool:
         if isinstance(value, bool):
             return value
@@ -262,6 +265,7 @@ def _convert(kind, value, where):
         if isinstance(value, str) and _number(value) is not None:
             return _number(value)
     name = {
+        typing.Any: "true or false, a number or text",
         bool: "true or false",
         str: "text",
         int: "a whole number",

@@ -4,7 +4,7 @@ A key's type, default and limits are declared here and nowhere else; `mtc.config
 """
 
 from dataclasses import dataclass, field
-from typing import Dict, List
+from typing import Any, Dict, List
 
 
 def choice(default, *values):
@@ -152,6 +152,9 @@ class Train:
     seed: int = bounded(0, 0, 2**32 - 1)
     """Seed of initial weights, order of samples and jitter."""
     device: str = choice("auto", "auto", "cpu", "gpu", "npu")
+    precision: str = choice("fp32", "fp32", "mixed_fp16", "mixed_bf16")
+    """mixed_…: convolutions take 16-bit numbers; weights, optimizer, losses and sums stay float32. fp16 has three digits and ends at 65504, bf16 has
+    two and the range of float32. What each value means on each device: docs/precision.md. A run may change it."""
     threads: int = bounded(0, 0, 1024)
     """TensorFlow's threads on the CPU. 0: one a core."""
     micro_batch: int = bounded(0, 0, 65536)
@@ -170,6 +173,48 @@ class Train:
     """Steps of the whole run that may be skipped because their loss or gradient is no number; one more stops the run."""
     profile: str = ""
     """Steps to trace and to divide into what they are made of: 100:110 are steps 100 to 109. At most 100; empty: none. docs/profiling.md."""
+
+
+@dataclass
+class Distributed:
+    """Several processes that train together, its ranks: `python -m tasks.launch`, docs/distributed.md."""
+
+    patience: float = bounded(600.0, 1, 86400)
+    """Seconds in which all ranks have to come; nobody starts before."""
+    silence: float = bounded(60.0, 5, 86400)
+    """A rank that was not heard of for so many seconds is gone, and the others end."""
+    bucket_mb: float = bounded(4.0, 0.001, 1024)
+    """Gradients travel in pieces of about so many megabytes (CPU, GPU)."""
+
+
+@dataclass
+class LossScale:
+    """What the loss is multiplied by before its gradient is taken, and the gradient divided by after: small gradients vanish in fp16."""
+
+    mode: str = choice("auto", "auto", "dynamic", "fixed", "none")
+    """dynamic: as large as it can be. fixed: `initial`, always. auto: dynamic for train.precision=mixed_fp16, else none."""
+    initial: float = bounded(2.0**15, 1, 2.0**127)
+    factor: float = bounded(2.0, 1.001, 1024)
+    """dynamic: it grows and falls by this factor, and never below 1."""
+    increase_every: int = bounded(1000, 1, 2**31 - 1)
+    """dynamic: good steps after which it grows."""
+    decrease_after: int = bounded(2, 1, 1000)
+    """dynamic: overflowed steps after which it falls."""
+
+
+@dataclass
+class Npu:
+    """How an Ascend NPU computes; see docs/precision.md."""
+
+    chip: str = choice("auto", "auto", "910", "910B")
+    """910: Atlas 800 (model 9000, 9010) and Atlas 300T; 910B: Atlas A2. auto: as npu-smi says, else 910."""
+    precision_mode: str = "auto"
+    """A mode of CANN's adapter. auto: fp32 is force_fp32, mixed_fp16 allow_mix_precision, mixed_bf16 (910B only) allow_mix_precision_bf16."""
+    gradient_fusion: List[float] = field(default_factory=list)
+    """Several ranks: shares of the gradients' bytes that HCCL adds up together, in percent, in the order in which they are made: [90, 10]. Empty:
+    HCCL's own, 96.54 and 3.46."""
+    options: Dict[str, Any] = field(default_factory=dict)
+    """Other options of the adapter's session, by its own names: {op_compiler_cache_dir: /var/cache/ascend}; unknown ones are refused."""
 
 
 @dataclass
@@ -304,6 +349,9 @@ class Config:
     targets: Targets = field(default_factory=Targets)
     snapshot: Snapshot = field(default_factory=Snapshot)
     train: Train = field(default_factory=Train)
+    distributed: Distributed = field(default_factory=Distributed)
+    loss_scale: LossScale = field(default_factory=LossScale)
+    npu: Npu = field(default_factory=Npu)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     evaluation: Evaluation = field(default_factory=Evaluation)
     previews: Previews = field(default_factory=Previews)

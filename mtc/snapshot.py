@@ -17,6 +17,8 @@ log = logging.getLogger("mtc.snapshot")
 _ADAM = ("/Adam", "/Adam_1", "beta1_power", "beta2_power")
 _AVERAGE = "/ExponentialMovingAverage"
 """Averages of weights are taken over where both sides have them, and left out else."""
+LOSS_SCALE = ("loss_scale", "good_steps", "bad_steps")
+"""Variables of a dynamic loss scale: it belongs to a run and its precision, so it is never taken over."""
 _LISTED = 8
 
 
@@ -37,13 +39,14 @@ def read(prefix, shapes, discard=(), rename=None, adam=True):
     discarded = sorted(name for name in found if any(text in name for text in discard))
     taken = {_renamed(name, rename or {}): name for name in found if name not in set(discarded)}
     taken = {name: source for name, source in taken.items() if not name.endswith(_AVERAGE) or name in shapes}
+    taken = {name: source for name, source in taken.items() if name not in LOSS_SCALE}
     if not adam:
         taken = {name: source for name, source in taken.items() if not _is_adam(name)}
     step = int(reader.get_tensor(taken.pop("global_step"))) if "global_step" in taken else None
 
     unknown = sorted(name for name in taken if name not in shapes)
     other = sorted(name for name, source in taken.items() if name in shapes and tuple(found[source]) != tuple(shapes[name]))
-    expected = {name for name in shapes if name != "global_step" and not name.endswith(_AVERAGE)}
+    expected = {name for name in shapes if name != "global_step" and not name.endswith(_AVERAGE) and name not in LOSS_SCALE}
     if not any(_is_adam(name) for name in taken):
         expected = {name for name in expected if not _is_adam(name)}
     left_out = {_renamed(name, rename or {}) for name in discarded}

@@ -133,8 +133,8 @@ def _cannot_import(name, error):
 def _device(config):
     from mtc import devices  # with TensorFlow, which was imported without its remarks by now
 
-    kind, description, _ = devices.select(config.train.device, compiler=config.train.compile, replicas=config.train.replicas)
-    return "{}: {} (train.device={})".format(kind, description, config.train.device)
+    device = devices.select(config)
+    return "{}: {} (train.device={})".format(device.kind, device.name, config.train.device)
 
 
 def _data(config):

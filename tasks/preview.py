@@ -257,7 +257,8 @@ def _targets(batch, config, skeleton):
         valid = tf.placeholder(tf.bool, [1, len(skeleton.joints)])
         heat = targets.heatmaps(uv, valid, size, config.targets.sigma)[0, :, :, :-1]
         fields = targets.orientation_fields(uv, xyz, valid, limbs, size, config.targets.limb_width)[0]
-        with tf.Session(config=devices.select("cpu", config.train.threads)[2]) as session:
+        on_host = devices.host_only(tf.ConfigProto(device_count={"GPU": 0}, intra_op_parallelism_threads=config.train.threads))
+        with tf.Session(config=on_host) as session:
             for i in range(len(batch.uv)):
                 part = slice(i, i + 1)
                 yield session.run([heat, fields], {uv: batch.uv[part], xyz: batch.xyz[part], valid: batch.valid[part]})

@@ -28,6 +28,9 @@ SUCCESS, FAILED, USER_ERROR, STOPPED = 0, 1, 2, 3
 _asked_to_stop: List[str] = []
 """Names of the signals that have asked the step of this process to stop."""
 
+_running: List[Any] = []
+"""Of the step that runs: (Context, Step, when it started)."""
+
 _DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 """What a disk fails with through no mistake in the input: another try may succeed."""
 
@@ -67,6 +70,8 @@ class Step(NamedTuple):
     shared: str = ""
     """Name of a second record, beside the data that other runs use too: what one of them has done under this name is done. The step itself leaves
     one where it has that name; a part of the work does not."""
+    follows: bool = False
+    """It works for another process of the same command, which has the run directory: no lock, no record, nothing written."""
 
 
 RUN_LOCK = ".lock"
@@ -81,19 +86,50 @@ def main(step, argv=None):
         return _run(step, arguments, stack)
 
 
+def configured(step, argv=None):
+    """Return (the config that a step's arguments ask for, or None where it cannot be, 0 or the exit code)."""
+    arguments = _parse(step, argv)
+    with _logging_to_stderr():
+        try:
+            return configuration.load(arguments.config, arguments.overrides), SUCCESS
+        except UserError as error:
+            log.error("error: %s", error)
+            return None, USER_ERROR
+
+
+def abandon(text, code):
+    """End this process at once, with a record: for a thread that finds the main thread waiting for what will never come."""
+    log.error("%s", text)
+    for context, step, started in _running:
+        _write_record(context, step, started, {SUCCESS: "success", USER_ERROR: "user_error", STOPPED: "stopped"}.get(code, "failed"), error=text)
+    leave(code)
+
+
+def leave(code):
+    """End this process without the end of its libraries: TensorFlow's servers take ten seconds for it. All files are written."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
+
 def _run(step, arguments, stack):
     context, started = None, time.time()
     del _asked_to_stop[:]
     try:
         config = configuration.load(arguments.config, arguments.overrides)
         run_dir = arguments.run_dir or os.path.join(os.environ.get("MTC_RUNS", "runs"), config.name)
-        _make_run_dir(run_dir)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _stop)
+        if step.follows:
+            step.run(Context(config, run_dir, arguments))
+            return SUCCESS
+        _make_run_dir(run_dir)
         # Another process may be at the same step, saving after a signal: config.json and the record are its own until it has left.
         held = stack.enter_context(_lock(step, run_dir))
         _claim_run_dir(run_dir, config)
         context = Context(config, run_dir, arguments, held)  # from here on there is a place for a record
+        _running[:] = [(context, step, started)]
         inputs = step.inputs(context)
         if not (arguments.force or step.always):
             for path in [_record_path(run_dir, step.name)] + [_beside_data(context, step.shared)] * bool(step.shared):

@@ -10,8 +10,11 @@ import sys
 
 from mtc import config as configuration
 from mtc import quiet
+from mtc.errors import UserError
 from mtc.fetch import pretrained
 from mtc.training import checkpoints
+from mtc.training.ranks import team
+from mtc.training.ranks import world as worlds
 from tasks import step
 
 _HOW = ("log_every", "device", "threads", "micro_batch", "recompute", "compile", "replicas", "deterministic", "profile")
@@ -38,9 +41,17 @@ def run(context):
     from mtc.training import loop  # TensorFlow takes seconds to load: not before the configuration is known to be good
 
     draw = functools.partial(predictions.write, context.run_dir, context.config.name)
-    figures = loop.train(context.config, context.run_dir, context.lock, take_over=context.arguments.take_over, draw=draw)
+    several = {"world": _world, "abandon": step.abandon}
+    figures = loop.train(context.config, context.run_dir, context.lock, take_over=context.arguments.take_over, draw=draw, **several)
     last = figures["checkpoint"]
     return step.Result(outputs=[os.path.join(last, name) for name in sorted(os.listdir(last))], figures=figures)
+
+
+def _follow(context):
+    """Train as a rank that is not the first."""
+    from mtc.training.ranks import follower
+
+    follower.follow(context.config, _world, step.abandon)
 
 
 def _labels(config):
@@ -67,10 +78,37 @@ STEP = step.Step(
 )
 
 
+FOLLOWER = STEP._replace(inputs=None, run=_follow, follows=True)
+"""The same command as one of several ranks, but for the first one."""
+
+_world = None
+"""`mtc.training.ranks.world.World` of this process, where it is one of several ranks."""
+
+
 def main(argv=None):
     """Return the exit code."""
-    return step.main(STEP, argv)
+    global _world
+    if not worlds.says_several():
+        return step.main(STEP, argv)
+    config, code = step.configured(STEP, argv)
+    if config is None:
+        return code
+    quiet.import_tensorflow()
+    from mtc import devices
+
+    try:
+        _world = worlds.of_environment(devices.kind_of(config))
+    except UserError as error:
+        sys.stderr.write("error: {}\n".format(error))
+        return step.USER_ERROR
+    if _world is None or _world.rank == 0:
+        code = step.main(STEP, argv)
+        if _world and team.Leader.made == 0:  # no training, so nobody has told the others
+            team.dismiss(_world, config.distributed, code, "there was nothing to train" if code == step.SUCCESS else "see its messages")
+        return code
+    return step.main(FOLLOWER, argv)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    found = main()
+    step.leave(found) if _world else sys.exit(found)

@@ -11,7 +11,8 @@ def cached(build):
     made = {}
 
     @functools.wraps(build)
-    def remembered(config, skeleton, device="cpu"):
+    def remembered(config, skeleton, device=None, ranks=None):
+        assert ranks is None
         values = configuration.to_dict(config)
         values["data"] = {"mix": values["data"]["mix"]}
         for key in ("seed", "steps", "start_step", "lr", "lr_steps", "snapshot_every", "log_every", "threads", "profile"):
@@ -19,7 +20,7 @@ def cached(build):
         values["evaluation"] = bool(values["evaluation"]["samples"])
         for section in ("name", "augment", "synthetic", "snapshot", "checkpoint", "dump", "storage", "fetch", "report"):
             del values[section]
-        key = files.digest([values, device])
+        key = files.digest([values, device.kind if device else "cpu", device.rounds_to if device else None])
         if key not in made:
             made[key] = build(config, skeleton, device)
         return made[key]

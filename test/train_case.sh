@@ -180,12 +180,14 @@ if [ $profiling = True ]; then
     rmdir -- "$output/profiling/$ASCEND_DEVICE_ID"
     ln -s -- "../$ASCEND_DEVICE_ID/run/profile" "$output/profiling/$ASCEND_DEVICE_ID"
 fi
-batch_size=1
+batch_size=1 # of one device
 read -r -a trial <<<"${MTC_SET:-}"
 for word in ${trial[@]+"${trial[@]}"}; do
     [[ $word != train.batch_size=* ]] || batch_size=${word#*=}
     overrides+=("$word")
 done
+[[ $batch_size =~ ^[1-9][0-9]*$ ]] || refuse "MTC_SET: train.batch_size=$batch_size is no number above 0"
+overrides+=("train.batch_size=$((batch_size * RANKS))") # all devices share it
 words=()
 for word in "${overrides[@]}"; do
     words+=(--set "$word")

@@ -66,7 +66,7 @@ def prepare(arguments):
     peak.measure = lambda kind, session_config: None
     parsed = dict(overrides=[value for word, value in zip(arguments, arguments[1:]) if word == "--set"])
     config = configuration.load(arguments[arguments.index("--config") + 1], **parsed)
-    graph.build(config, SKELETONS[config.model.kind], "cpu")
+    graph.build(config, SKELETONS[config.model.kind])
     backoff.LONGEST, lease._SETTLE, step.RUN_LOCK_PATIENCE = 0.5, 0.05, 0.0
 
 

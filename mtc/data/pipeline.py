@@ -48,7 +48,7 @@ class Batch(NamedTuple):
     bad: List[Bad]
     """Samples that could not be used and were replaced, in the order of the rows; what `names` has is the replacements."""
     first: int = 0
-    """Number of the first sample in the run."""
+    """Number of the whole batch's first sample in the run."""
 
 
 class SampleOrder:
@@ -91,11 +91,13 @@ def jitter_generator(seed, n, again=None):
 class Pipeline:
     """Makes batches in order, `data.prefetch` batches ahead. Use as a context manager; iterate for batches without end."""
 
-    def __init__(self, samples, config, skeleton, first=0):
-        """samples: {source: [Sample]}; first: number of the run's first sample to deliver."""
+    def __init__(self, samples, config, skeleton, first=0, rank=0, ranks=1):
+        """samples: {source: [Sample]}; first: number of the run's first sample to deliver; rank: which of `ranks` equal parts of each batch to make."""
         self._samples, self._config, self._skeleton = samples, config, skeleton
         self._order = SampleOrder({k: len(v) for k, v in samples.items()}, config.data.mix, config.train.seed, config.compat.shuffle)
         self._next = first
+        part = config.train.batch_size // ranks
+        self._part = range(rank * part, (rank + 1) * part)
         self._waiting = collections.deque()
         self._cache = Cache(config.data.cache_mb)
         self._of_thread = threading.local()
@@ -126,9 +128,10 @@ class Pipeline:
         return batch
 
     def make(self, first):
-        """Return the `Batch` that begins with sample `first` of the run, made here and now; the stream goes on as if it had not been asked for."""
-        batch = self._empty(first)
-        for row, (n, source, index) in enumerate(self._numbered(first)):
+        """Return the whole `Batch` that begins with sample `first` of the run, made here and now; the stream goes on as if nobody had asked."""
+        rows = range(self._config.train.batch_size)
+        batch = self._empty(first, len(rows))
+        for row, (n, source, index) in enumerate(self._numbered(first, rows)):
             batch.bad.extend(self._fill(batch, row, n, source, index))
         return batch
 
@@ -137,24 +140,25 @@ class Pipeline:
         found = [sample for sample in self._samples.get(source, ()) if sample.name == name]
         try:
             for sample in found:
-                self._write(self._empty(0), 0, 0, sample)
+                self._write(self._empty(0, 1), 0, 0, sample)
         except (UserError, OSError):
             return False
         return bool(found)
 
     def _start(self):
         """Return the next batch, whose arrays are still empty, and the futures that fill them."""
-        batch = self._empty(self._next)
-        futures = [self._pool.submit(self._fill, batch, row, *numbered) for row, numbered in enumerate(self._numbered(self._next))]
-        self._next += len(futures)
+        batch = self._empty(self._next, len(self._part))
+        numbered = self._numbered(self._next, self._part)
+        futures = [self._pool.submit(self._fill, batch, row, *sample) for row, sample in enumerate(numbered)]
+        self._next += self._config.train.batch_size
         return batch, futures
 
-    def _numbered(self, first):
-        """Return [(n, source, index in the source)] of the samples of a batch."""
-        return [(n,) + self._order[n] for n in range(first, first + self._config.train.batch_size)]
+    def _numbered(self, first, rows):
+        """Return [(n, source, index in the source)] of the samples in these rows of the batch that begins with sample `first`."""
+        return [(first + row,) + self._order[first + row] for row in rows]
 
-    def _empty(self, first):
-        size, crop, joints = self._config.train.batch_size, self._config.model.crop, len(self._skeleton.joints)
+    def _empty(self, first, size):
+        crop, joints = self._config.model.crop, len(self._skeleton.joints)
         return Batch(
             names=[""] * size,
             image=np.empty((size, crop, crop, 3), np.uint8),

@@ -1,46 +1,54 @@
-"""The device that a run trains on: what it is called and how a TensorFlow session on it is configured. One module a kind."""
+"""The device that a run trains on: what it is called, how a TensorFlow session on it is configured, how it computes. One module a kind."""
 
+import dataclasses
 import os
 
 import tensorflow.compat.v1 as tf
 
 from mtc.devices import cpu, gpu, npu, peak
+from mtc.devices.device import Device
+from mtc.devices.npu import host_only
 from mtc.errors import UserError
 
-__all__ = ["peak", "select"]
+__all__ = ["Device", "host_only", "peak", "select"]
 
 _KINDS = {"npu": npu, "gpu": gpu, "cpu": cpu}
 """In the order in which "auto" tries them."""
 
 
-def select(device, threads=0, compiler="none", replicas=1, deterministic="no"):
-    """Return (kind, description, ConfigProto) for train.device ("auto", "cpu", "gpu" or "npu"), train.threads (0: one a core), train.compile,
-    train.replicas and train.deterministic.
+def select(config, replicas=None):
+    """Return the `Device` of a `mtc.sections.Config`. replicas: how many devices of its kind share a batch, train.replicas where it is None.
 
-    Errors: UserError where the device asked for is not there, or not often enough, or compiles in its own way.
+    Errors: UserError where the device asked for is not there, or not often enough, or does not compute or compile in the way asked for.
     """
+    asked = config.train.device
+    replicas = config.train.replicas if replicas is None else replicas
     for kind, module in _KINDS.items():
-        if device in (kind, "auto"):
+        if asked in (kind, "auto"):
             missing = module.missing()
             if not missing:
-                description, config = module.configure(threads, replicas)
-                if deterministic == "yes" or deterministic == "auto" and kind == "cpu":
-                    _make_deterministic(kind, config)
-                    description += ", deterministic"
-                if compiler == "xla":
-                    _compile(kind, config)
-                    description += ", compiled by XLA"
-                return kind, description, config
-            if device == kind:
+                deterministic = config.train.deterministic == "yes" or config.train.deterministic == "auto" and kind == "cpu"
+                if deterministic and kind != "npu":
+                    _make_deterministic()
+                device = module.select(config, replicas)
+                if kind == "npu" and deterministic:
+                    npu.make_deterministic(device.session_config)
+                if config.train.compile == "xla":
+                    _compile(kind, device.session_config)
+                remarks = ", deterministic" * deterministic + ", compiled by XLA" * (config.train.compile == "xla")
+                return dataclasses.replace(device, name=device.name + remarks)
+            if asked == kind:
                 raise UserError("train.device={}: {}".format(kind, missing))
-    raise AssertionError(device)
+    raise AssertionError(asked)
 
 
-def _make_deterministic(kind, config):
+def kind_of(config):
+    """Return the kind of the device that `select` would take, "cpu", "gpu" or "npu"; whether it is there is not asked where it is named."""
+    return config.train.device if config.train.device != "auto" else next(kind for kind, module in _KINDS.items() if not module.missing())
+
+
+def _make_deterministic():
     """Ask for kernels that give the same bits each time."""
-    if kind == "npu":
-        config.graph_options.rewrite_options.custom_optimizers[0].parameter_map["deterministic"].i = 1
-        return
     # TensorFlow 1.15 reads the first two, at the first session of the process; newer ones have the call.
     os.environ["TF_DETERMINISTIC_OPS"] = os.environ["TF_CUDNN_DETERMINISTIC"] = "1"
     enable = getattr(tf.config.experimental, "enable_op_determinism", None)

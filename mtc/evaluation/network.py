@@ -1,5 +1,8 @@
 """A network that answers: the maps of the last stage, from a checkpoint of a run or from initial weights."""
 
+import contextlib
+import dataclasses
+
 import tensorflow.compat.v1 as tf
 
 from mtc import devices
@@ -23,8 +26,10 @@ class Predictor:
             saver = tf.train.Saver({name + average: variable for name, variable in variables.items()})
             given = {name: tf.placeholder(tf.float32, variable.shape) for name, variable in variables.items()}
             assign = [tf.assign(variables[name], given[name]).op for name in variables]
-            _, _, session_config = devices.select(config.train.device, config.train.threads)
-            self._session = tf.Session(graph=self._graph, config=session_config)
+            # One device, and float32 wherever it has that: what is judged are the weights.
+            alone = dataclasses.replace(config, train=dataclasses.replace(config.train, precision="fp32", compile="none"))
+            self._open = contextlib.ExitStack()
+            self._session = self._open.enter_context(devices.select(alone, replicas=1).session(self._graph))
             if bundle:
                 saver.restore(self._session, bundle)
             else:
@@ -35,7 +40,7 @@ class Predictor:
         return self
 
     def __exit__(self, *error):
-        self._session.close()
+        self._open.close()
 
     def maps(self, images):
         """Return (heat (B, S/8, S/8, J + 1), pof (B, S/8, S/8, 3 L)), float32, of (B, S, S, 3) uint8 RGB crops."""

@@ -22,20 +22,21 @@ def batch_losses(maps, inputs, skeleton, config):
     return _FORMS[config.compat.loss].losses(maps, labels, terms.of_config(config, skeleton))
 
 
-def shares(inputs, parts, skeleton, config):
+def shares(inputs, parts, skeleton, config, over_ranks=None):
     """Return [(share of the heat-map loss, share of the POF loss)], one pair a part: what a part's own losses count in those of the whole batch.
 
     A loss is a weighted mean over the batch's joints (limbs), so a part counts as much as it has of them. inputs: as of `batch_losses`, the
-    whole batch.
+    whole batch, or this rank's part of it; over_ranks: sums a list of tensors over all ranks, where there are several.
     """
-    if parts == 1:
+    if parts == 1 and over_ranks is None:
         return [(1.0, 1.0)]
     made = terms.of_config(config, skeleton)
     heat = tf.reduce_sum(terms.joint_weights(inputs["valid"], made.background_weight), axis=1)
     shapes = targets.limb_shapes(inputs["uv"], inputs["xyz"], inputs["valid"], skeleton.limbs, made.limb_width)
     pof = tf.reduce_sum(terms.limb_weights(shapes.both_valid), axis=1)
     of_parts = [tf.reduce_sum(tf.reshape(weight, [parts, -1]), axis=1) + EPSILON for weight in (heat, pof)]
-    whole = [tf.reduce_sum(weight) + EPSILON for weight in (heat, pof)]
+    whole = tf.stack([tf.reduce_sum(weight) for weight in (heat, pof)])
+    whole = tf.unstack((whole if over_ranks is None else over_ranks([whole])[0]) + EPSILON)
     return list(zip(*(tf.unstack(part / total) for part, total in zip(of_parts, whole))))
 
 

@@ -33,8 +33,37 @@ def convolve_by_forward_kernels(x, kernel):
 
 
 def fastest(device):
-    """Return the function of these two for a kind of device ("cpu", "gpu", "npu")."""
+    """Return the function of these two for float32 on a kind of device ("cpu", "gpu", "npu")."""
     return convolve_by_forward_kernels if device == "cpu" and tf.__version__.startswith("1.") else convolve
+
+
+def casting(convolve, dtype):
+    """Return `convolve` computed in a 16-bit type ("bfloat16"), from and to float32; gradients likewise."""
+
+    def cast(x, kernel):
+        return tf.cast(convolve(tf.cast(x, dtype), tf.cast(kernel, dtype)), tf.float32)
+
+    return cast
+
+
+def rounding(convolve, dtype):
+    """Return `convolve` as hardware with 16-bit inputs and float32 sums computes it.
+
+    x, kernel and upstream gradient are rounded to a type ("float16", "bfloat16"), and infinite beyond its range.
+    """
+
+    def rounded(values):
+        return tf.cast(tf.cast(values, dtype), tf.float32)
+
+    @tf.custom_gradient
+    def as_input(values):
+        return rounded(values), tf.identity
+
+    @tf.custom_gradient
+    def as_output(values):
+        return tf.identity(values), rounded
+
+    return lambda x, kernel: as_output(convolve(as_input(x), as_input(tf.convert_to_tensor(kernel))))
 
 
 def _by_kernel(x, upstream, size):

@@ -11,6 +11,7 @@ import os
 import numpy as np
 import tensorflow.compat.v1 as tf
 
+from mtc import devices
 from mtc.errors import RunFailed
 
 
@@ -44,7 +45,7 @@ class BundleWriter:
             tensors = [self._inputs[name] for name in names]
             self._save = tf.raw_ops.SaveV2(prefix=self._prefix, tensor_names=names, shape_and_slices=[""] * len(names), tensors=tensors)
         options = tf.ConfigProto(device_count={"GPU": 0}, inter_op_parallelism_threads=1, use_per_session_threads=True)
-        self._session, self._names = tf.Session(graph=graph, config=options), names
+        self._session, self._names = tf.Session(graph=graph, config=devices.host_only(options)), names
 
     @staticmethod
     def _check(prefix, values):

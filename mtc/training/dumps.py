@@ -15,7 +15,7 @@ import numpy as np
 
 from mtc import files, step_ranges
 from mtc.errors import UserError
-from mtc.training import graph
+from mtc.training.update import MADE, OVERFLOWED, REFUSED
 
 log = logging.getLogger("mtc.training")
 
@@ -51,10 +51,10 @@ class Dumps:
         """Dump the statistics of a step that was not made for its numbers; row: of the table of losses."""
         if not self._overflow or self._refused:
             return
-        code = int(self._session.run(self._training.table)[row][-1])
-        if code == graph.MADE:
+        _, code, _ = self._session.run(self._training.table)[row][-3:]  # Update.facts
+        if code in (MADE, OVERFLOWED):  # overflowed: the loss scale was too high, and falls
             return
-        self._refused = code == graph.REFUSED  # and so are all that follow
+        self._refused = int(code) == REFUSED  # and so are all that follow
         directory = self._directory(number, "-overflow")
         began = self._write(directory, number, batch, arrays=False)
         log.warning("step %d: numbers that are none begin in %s; statistics of all layers: %s", number, began or "no tensor of it", directory)
@@ -64,9 +64,13 @@ class Dumps:
 
     def _write(self, directory, number, batch, arrays):
         """Compute and write a step's tensors or statistics. Returns the first that is not finite, in the order of computation, or ""."""
-        used = self._training.used
-        fetched = {"activations": self._training.activations, "losses": self._training.losses._asdict(), "gradients": self._training.gradients}
+        shown = self._training.observed
+        used = shown.used
+        fetched = {"activations": shown.activations, "losses": dict(shown.losses._asdict()), "gradients": shown.gradients}
+        if shown.factor is not None:
+            fetched["factor"] = shown.factor
         found = self._session.run(fetched, {tensor: getattr(batch, name) for name, tensor in used.items()})
+        found["gradients"] = {name: value / np.float32(found.get("factor", 1)) for name, value in found["gradients"].items()}
         groups = {
             "inputs": {name: getattr(batch, name) for name in used},
             "activations": {name: np.concatenate(parts) for name, parts in found["activations"].items()},

@@ -106,8 +106,12 @@ class Journal:
         }
         if made.grad_norm is not None:
             facts["grad_norm"] = made.grad_norm
+        if made.loss_scale:
+            facts["loss_scale"] = made.loss_scale
         if made.skipped:
             facts["skipped"] = True
+        if made.overflowed:
+            facts["overflow"] = True
         self.record("train", **facts)
         self._bar.update()
         self._window += 1

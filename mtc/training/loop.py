@@ -9,12 +9,9 @@ locked (`mtc.lock`), and the place in the storage is leased (`mtc.storage.lease`
 
 import contextlib
 import functools
-import importlib
 import logging
 import math
 import os
-import platform
-import signal
 import threading
 import time
 import uuid
@@ -22,7 +19,6 @@ import uuid
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-import mtc
 from mtc import config as configuration
 from mtc import devices, files, snapshot, storage
 from mtc import lock as locks
@@ -35,12 +31,14 @@ from mtc.skeleton import SKELETONS
 from mtc.storage import backoff, retention
 from mtc.storage import lease as leases
 from mtc.storage import uploader as uploads
-from mtc.training import bundle, checkpoints, dumps, faults, optimizer, previews, profiling, remote
+from mtc.training import bundle, checkpoints, dumps, faults, loss_scale, optimizer, previews, profiling, remote, signals
 from mtc.training import control as controls
 from mtc.training import graph as graphs
 from mtc.training import state as states
 from mtc.training.journal import Journal, log_to_file
+from mtc.training.ranks import gathering
 from mtc.training.steps import Steps
+from mtc.training.versions import versions
 from mtc.training.writer import CheckpointWriter
 
 log = logging.getLogger("mtc.training")
@@ -55,18 +53,21 @@ START_PATIENCE = 60.0
 """Seconds to wait, at the start, for a storage that is away."""
 
 
-def train(config, run_dir, lock, take_over=False, draw=None):
+def train(config, run_dir, lock, take_over=False, draw=None, world=None, abandon=None):
     """Train as a `mtc.sections.Config` says, in `run_dir`, from its newest good checkpoint if there is one, here or in the storage.
 
     lock: the `mtc.lock.Lock` of the run directory, held; take_over: replace a trainer on another machine whose lease has run out; draw: what
-    `mtc.training.previews` draws with, where pictures are wanted.
-    Returns {"step", "checkpoint", "loss", "resumed", "uploaded", "early_stop", "skipped", "bad_samples", "seconds"}. Errors: UserError for what a
-    person can mend; `mtc.errors.Stopped` when SIGTERM or SIGINT asked for the end and a checkpoint has been saved; RunFailed for a loss or gradient
-    that is not finite, a checkpoint that cannot be written, and checkpoints that could not be uploaded; TakenOver where another trainer has taken
-    the run.
+    `mtc.training.previews` draws with, where pictures are wanted; world: the `mtc.training.ranks.world.World` where this process leads several;
+    abandon(text, code): ends the process at once, whatever it waits for.
+    Returns {"step", "checkpoint", "loss", "resumed", "uploaded", "early_stop", "best", "skipped", "overflows", "bad_samples", "seconds"}. Errors:
+    UserError for what a person can mend; `mtc.errors.Stopped` when SIGTERM or SIGINT asked for the end and a checkpoint has been saved; RunFailed for
+    a loss or gradient that is not finite, a checkpoint that cannot be written, and checkpoints that could not be uploaded; TakenOver where another
+    trainer has taken the run.
     """
     skeleton = SKELETONS[config.model.kind]
     batch_size = config.train.batch_size
+    if world:
+        world, config = gathering.checked(world, config), gathering.with_a_share_of_the_cores(config)
     with contextlib.ExitStack() as stack:
         log_file = stack.enter_context(log_to_file(run_dir))
 
@@ -74,17 +75,19 @@ def train(config, run_dir, lock, take_over=False, draw=None):
         samples = readers.training(config)
         for source, found in samples.items():
             log.info("loading dataset %s of size %d", source, len(found))
-        options = config.train.threads, config.train.compile, config.train.replicas, config.train.deterministic
-        kind, device, session_config = devices.select(config.train.device, *options)
-        if kind == "npu":
-            devices.npu.put(session_config, _npu_options(config, run_dir))
-        peak = devices.peak.measure(kind, session_config)
-        log.info("TensorFlow %s on %s%s", tf.__version__, device, ", {:.0f} GFLOP/s in matrix products".format(peak / 1e9) if peak else "")
-        training = graphs.build(config, skeleton, kind)
+        device = devices.select(config)
+        if device.kind == "npu":
+            devices.npu.put(device.session_config, _npu_options(config, run_dir))
+        elif world and dumps.wanted(config):
+            raise UserError("dump.steps and dump.overflow look at one process: start tasks.train without tasks.launch, or set neither")
+        peak = devices.peak.measure(device.kind, device.session_config)
+        log.info("TensorFlow %s on %s%s", tf.__version__, device.name, ", {:.0f} GFLOP/s in matrix products".format(peak / 1e9) if peak else "")
+        team = stack.enter_context(gathering.lead(world, config, device, samples, versions(), abandon)) if world else None
+        training = graphs.build(config, skeleton, device, team and team.collectives)
+        session = stack.enter_context((team.collectives if team else device).session(training.graph))
         dead = graphs.dead_terms(config, skeleton)
         for term in dead:
             log.warning("%s is 0 by construction: no sample of this configuration can train it (compat.ignore_paf_2d with 2D labels only)", term)
-        session = stack.enter_context(tf.Session(graph=training.graph, config=session_config))
         examiner = Examiner(config, skeleton) if config.evaluation.samples else None
         drawn = stack.enter_context(previews.Previews(config, skeleton, draw)) if config.previews.every and draw else None
 
@@ -109,34 +112,43 @@ def train(config, run_dir, lock, take_over=False, draw=None):
         loaded = None
         if resumed:
             checkpoints.check_is_of(resumed, uid, config, accept=config.checkpoint.foreign == "accept")
-            training.set_variables(session, _restored(resumed, training))
+            values = _restored(resumed, training, config)
             state = states.from_json(checkpoints.state(resumed))
             log.info("resuming after step %d from %s", state.step, resumed)
+            before = checkpoints.state(resumed).get("precision", "fp32")
+            if before != config.train.precision:
+                log.info("train.precision was %s until step %d and is %s from there", before, state.step, config.train.precision)
             if config.snapshot.uri not in ("auto", "none"):
                 log.info("snapshot.uri=%s is not read again: the run goes on from its own checkpoint", config.snapshot.uri)
         else:
             state = states.RunState(step=config.train.start_step, samples=0)
-            training.set_variables(session, graphs.initial_values(training, config))
+            values = graphs.initial_values(training, config)
             loaded = pretrained.locate(config.snapshot)
             if loaded:
                 rules = {"discard": config.snapshot.discard, "rename": config.snapshot.rename, "adam": config.snapshot.adam}
-                values = snapshot.read(loaded, training.variable_shapes(), **rules)
-                training.set_variables(session, graphs.with_averages(values, training))
+                values.update(graphs.with_averages(snapshot.read(loaded, training.variable_shapes(), **rules), training))
             else:
                 log.info("no snapshot (snapshot.uri=%s): training starts from initial weights", config.snapshot.uri)
                 if state.step:
                     text = "train.start_step=%d belongs to a snapshot: initial weights get the learning rate of step %d"
                     log.warning(text, state.step, state.step + 1)
+        training.set_variables(session, values)
         if is_taken_up:  # not before it is known that the run there goes on here
             _write_uid(run_dir, uid)
 
         # ---- journal, uploads, checkpoints
         control = controls.Control(run_dir, state.control, config.train.steps)
         last = min(control.last, state.step + config.train.only) if config.train.only else control.last
+        if team:
+            team.tell("begin", sample=state.samples, skipped=state.skipped, last=last)
+            session.run(training.share)
+            peak = peak and peak * team.size
         flop = cpm.training_flop(training.layers, config.model.crop, pof_is_dead=bool(dead))
         journal = stack.enter_context(Journal(run_dir, log_file, state.step + 1, last, config.train.log_every, batch_size, flop, peak))
         facts = {"step": state.step, "uid": uid, "resumed": bool(resumed), "versions": versions(), "fence": lock.holder.fence, "lease": lease.fence}
-        facts["device"] = {"kind": kind, "name": device, "flop_per_second": peak}
+        facts["ranks"] = team.size if team else 1
+        facts["device"] = {"kind": device.kind, "name": device.name, "flop_per_second": peak}
+        facts["precision"] = config.train.precision
         shapes = training.variable_shapes()
         parameters = int(sum(np.prod(shapes[name]) for name, _ in cpm.variables(training.layers)))
         journal.record("start", snapshot=loaded and {"prefix": loaded}, parameters=parameters, dead_terms=dead, flop_per_image=flop, **facts)
@@ -184,21 +196,23 @@ def train(config, run_dir, lock, take_over=False, draw=None):
         stack.enter_context(writer)
 
         # ---- the loop
-        stopping = stack.enter_context(_signals(lock))
+        stopping = stack.enter_context(signals.caught(lambda name: lock.leave()))
         clock, told, loss, fault, stopped_by = states.Clock(state), time.monotonic(), None, None, None
         sizes = {source: len(found) for source, found in samples.items()}
-        batches = stack.enter_context(pipeline.Pipeline(samples, config, skeleton, first=state.samples))
+        batches = stack.enter_context(pipeline.Pipeline(samples, config, skeleton, first=state.samples, ranks=team.size if team else 1))
         known = [entry for entry in state.bad_samples if not batches.can_use(*entry[:2])]  # others were repaired
         bad = bad_samples.BadSamples(sizes, config.data.max_bad_fraction, known=known)
         bad.check()
         profile = dumped = None
-        if config.train.profile and kind != "npu":
+        if config.train.profile and device.kind != "npu":
             profile = stack.enter_context(profiling.Profile(session, training, run_dir, profiling.chosen(config), state.step, last))
-        if dumps.wanted(config) and kind != "npu":
+        if dumps.wanted(config) and device.kind != "npu":
             dumped = dumps.Dumps(session, training, config, run_dir, state.step)
-        steps = Steps(session, training, batches, last, skipped=state.skipped, profile=profile, dumps=dumped)
+        steps = Steps(session, training, batches, last, skipped=state.skipped, team=team, profile=profile, dumps=dumped)
         first = step = state.step
         if step < last and not state.stopped_early:
+            if device.before_first_step:
+                log.info("%s", device.before_first_step)
             log.info("Starting to train ...")
 
         def tell():
@@ -212,12 +226,16 @@ def train(config, run_dir, lock, take_over=False, draw=None):
                 journal.step(made)
                 state.step, state.samples = made.number, made.first_sample + batch_size
                 state.skipped += made.skipped
+                state.overflows += made.overflowed
                 loss = made.losses.total
                 if made.skipped:
                     log.warning("step %d is skipped: %s", made.number, _not_finite(made))
                     journal.record(
                         "skipped", step=made.number, names=made.names, path=faults.save_batch(run_dir, made, batches.make(made.first_sample))
                     )
+                if made.overflowed:
+                    log.info("step %d changes no weight: its gradient overflowed with loss scale %g", made.number, made.loss_scale)
+                    journal.record("overflow", step=made.number, scale=made.loss_scale)
                 try:
                     for entry in bad.add(made.bad):
                         log.warning("sample %s of %s is replaced by the next one: %s", entry.name, entry.source, entry.reason)
@@ -231,6 +249,8 @@ def train(config, run_dir, lock, take_over=False, draw=None):
                 raise refusal
 
         def answer(images):
+            if team:
+                team.mirror("examine")
             return session.run(training.examine[1], {training.examine[0]: images})
 
         def save(due=False):
@@ -243,10 +263,15 @@ def train(config, run_dir, lock, take_over=False, draw=None):
                 best = state.judge(score, config.evaluation)
                 journal.record("evaluation", step=state.step, metric=config.evaluation.metric, score=score, samples=len(examiner), best=best)
                 log.info("held-out %s %.4f after step %d%s", config.evaluation.metric, score, state.step, ", the best so far" if best else "")
-            writer.save(state.step, lambda: session.run(training.values), facts_of_state)
+            writer.save(state.step, copy, facts_of_state)
+
+        def copy():
+            if team:
+                team.mirror("values")
+            return session.run(training.values)
 
         def facts_of_state():
-            identity = {"uid": uid, "fence": lock.holder.fence, "config": configuration.identity(config)}
+            identity = {"uid": uid, "fence": lock.holder.fence, "config": configuration.identity(config), "precision": config.train.precision}
             return dict(state.to_json(), **identity)
 
         def end(status, **more):
@@ -255,11 +280,14 @@ def train(config, run_dir, lock, take_over=False, draw=None):
                 _end(status, **more)
 
         def _end(status, **more):
-            journal.record("end", step=state.step, status=status, seconds=round(state.seconds, 3), skipped=state.skipped, **more)
+            counts = {"skipped": state.skipped, "overflows": state.overflows}
+            journal.record("end", step=state.step, status=status, seconds=round(state.seconds, 3), **counts, **more)
 
         def obey():
             """Do what was asked for on the run's control file. Returns whether somebody wants a checkpoint now."""
             nonlocal last, stopped_by
+            if team and team.wishes:
+                stopping.append(team.wishes[0])
             granted = control.take(step)
             for request in granted:
                 journal.record("control", step=step, by=request.by, action=request.action, value=request.value)
@@ -269,6 +297,8 @@ def train(config, run_dir, lock, take_over=False, draw=None):
             last = journal.last_step = steps.last = min(last, control.last) if config.train.only else control.last
             return any(request.action == controls.SAVE for request in granted)
 
+        if team:
+            team.before_leaving = functools.partial(end, "failed")
         obey()
         while step < last and not stopping and not fault and not state.stopped_early:
             rate = optimizer.learning_rate(step + 1, config.train.lr, config.train.lr_steps, config.compat.lr_boundary == "legacy")
@@ -312,7 +342,7 @@ def train(config, run_dir, lock, take_over=False, draw=None):
             except UserError:  # too many bad samples, as the last steps tell: told once more by the next try
                 save()
         if fault:
-            raise _stop_for(fault, run_dir, state, session, training, batches, writer, uploader, journal, facts_of_state, end)
+            raise _stop_for(fault, run_dir, state, copy, batches, writer, uploader, journal, facts_of_state, end)
         if stopped:
             writer.wait()
             _finish_uploads(uploader, [], patience=UPLOAD_GRACE)
@@ -345,16 +375,10 @@ def train(config, run_dir, lock, take_over=False, draw=None):
             "early_stop": state.stopped_early,
             "best": state.best(1),
             "skipped": state.skipped,
+            "overflows": state.overflows,
             "bad_samples": len(state.bad_samples),
             "seconds": round(state.seconds, 3),
         }
-
-
-def versions():
-    """Return the versions that a run's numbers depend on."""
-    found = {"python": platform.python_version(), "mtc": mtc.__version__, "tensorflow": tf.__version__, "numpy": np.__version__}
-    found["opencv"] = importlib.import_module("cv2").__version__
-    return found
 
 
 def _npu_options(config, run_dir):
@@ -401,9 +425,16 @@ def _lease(store, prefix, uid, config, lock, take_over):
     return leases.acquire(store, prefix, uid, lock.holder, seconds, gone=gone, take_over=take_over)
 
 
-def _restored(directory, training):
+def _restored(directory, training, config):
     """Return {name: array} of a checkpoint. Errors: UserError where it is not of this network."""
     values, shapes = bundle.read(checkpoints.bundle_prefix(directory)), training.variable_shapes()
+    scale = loss_scale.initial_values(loss_scale.of_config(config))
+    if scale and not set(scale) <= set(values):
+        log.info("%s has no loss scale: it starts at %g", directory, scale["loss_scale"])
+        values.update(scale)
+    elif not scale and snapshot.LOSS_SCALE[0] in values:
+        log.info("the loss scale of %s, %g, is not used any more", directory, values[snapshot.LOSS_SCALE[0]])
+        values = {name: value for name, value in values.items() if name not in snapshot.LOSS_SCALE}
     different = sorted(name for name in set(values) | set(shapes) if name not in values or name not in shapes or values[name].shape != shapes[name])
     if different:
         raise UserError(
@@ -414,14 +445,14 @@ def _restored(directory, training):
     return values
 
 
-def _stop_for(fault, run_dir, state, session, training, batches, writer, uploader, journal, facts_of_state, end):
+def _stop_for(fault, run_dir, state, copy, batches, writer, uploader, journal, facts_of_state, end):
     """Save the steps before a fault and the batch that led to it; return the error that says so."""
     path = faults.save_batch(run_dir, fault, batches.make(fault.first_sample))
     journal.record("non_finite", step=fault.number, loss=fault.losses.total, grad_norm=fault.grad_norm, names=fault.names, path=path)
     why = ""
     try:
         if writer.saved is None or checkpoints.step_of(writer.saved) < state.step:
-            writer.save(state.step, lambda: session.run(training.values), facts_of_state)
+            writer.save(state.step, copy, facts_of_state)
         writer.wait()
         _finish_uploads(uploader, [], patience=UPLOAD_GRACE)
     except RunFailed as error:
@@ -440,39 +471,6 @@ def _not_finite(made):
     if not math.isfinite(made.losses.total):
         return "the loss is {}".format(made.losses.total)
     return "the gradient's norm is {} (the loss is {:g})".format(made.grad_norm, made.losses.total)
-
-
-@contextlib.contextmanager
-def _signals(lock):
-    """Yield a list that SIGTERM and SIGINT append their names to, so that the loop ends after the step under way.
-
-    Python runs a handler between two of its own instructions, so not before the step has ended; the byte that it writes to the wake-up pipe arrives
-    at once, and tells whoever waits for the lock that its holder is on its way out.
-    """
-    names, (awake, wake) = [], os.pipe()
-    os.set_blocking(wake, False)
-
-    def watch():
-        while True:
-            number = os.read(awake, 1)
-            if number in (b"", b"\0"):
-                return
-            lock.leave()
-
-    watcher = threading.Thread(target=watch, name="signals", daemon=True)
-    watcher.start()
-    old_wake = signal.set_wakeup_fd(wake)
-    old = {number: signal.signal(number, lambda n, frame: names.append(signal.Signals(n).name)) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield names
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
-        signal.set_wakeup_fd(old_wake)
-        os.write(wake, b"\0")
-        watcher.join()
-        os.close(wake)
-        os.close(awake)
 
 
 def _record_upload(journal, event, **facts):

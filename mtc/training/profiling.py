@@ -18,14 +18,14 @@ import tensorflow.compat.v1 as tf
 from tensorflow.python.client.timeline import Timeline
 
 from mtc import files, step_ranges
-from mtc.training import graph
+from mtc.training import observed
 
 log = logging.getLogger("mtc.training")
 
 FOLDER, SUMMARY = "profile", "summary.json"
 WAIT = "input wait"
-PARTS = (WAIT, graph.FORWARD, graph.LOSS, graph.GRADIENT, graph.OPTIMISER, graph.REST)
-"""Of a step, in the order in which they are shown."""
+PARTS = (WAIT, observed.FORWARD, observed.LOSS, observed.GRADIENT, observed.RANKS, observed.OPTIMISER, observed.REST)
+"""Of a step, in the order in which they are shown; sums over ranks only where there are several."""
 
 _OPERATIONS, _TYPES, _SHOWN = 20, 20, 5
 _LABEL = re.compile(r"= (\w+)\(")
@@ -109,7 +109,8 @@ def npu_profiling_options(directory):
 
 def summarise(traced, training):
     """Return the summary of [(number, seconds, seconds of waiting, StepStats)] as plain data: means of a step, in ms and as shares of it."""
-    known, layers = _known(training), {tensor.op.name: layer for layer, parts in training.activations.items() for tensor in parts}
+    known = training.observed.parts(training.graph)
+    layers = {tensor.op.name: layer for layer, outputs in training.observed.activations.items() for tensor in outputs}
     parts, types, operations, calls = (collections.Counter() for _ in range(4))
     for _, seconds, waited, stats in traced:
         parts[WAIT] += 1000 * waited
@@ -121,7 +122,7 @@ def summarise(traced, training):
             operations[name, ran.kind, part] += milliseconds
             calls[ran.kind] += 1
             free -= milliseconds
-        parts[graph.REST] += max(0.0, free)
+        parts[observed.REST] += max(0.0, free)
     count = len(traced)
     whole = sum(1000 * seconds for _, seconds, _, _ in traced)
 
@@ -133,7 +134,7 @@ def summarise(traced, training):
         "steps": [traced[0][0], traced[-1][0]],
         "count": count,
         "ms": round(whole / count, 4),
-        "parts": [dict(figures(parts[part]), part=part) for part in PARTS],
+        "parts": [dict(figures(parts[part]), part=part) for part in PARTS if part != observed.RANKS or parts[part]],
         "types": [dict(figures(ms), type=kind, calls=round(calls[kind] / count, 1)) for kind, ms in types.most_common(_TYPES)],
         "operations": [
             dict(figures(ms), name=name, layer=layers.get(name, ""), type=kind, part=part)
@@ -211,16 +212,6 @@ def chosen(config):
     return step_ranges.span(config.train.profile, "train.profile")
 
 
-def _known(training):
-    """Return {operation's name: part of the step}."""
-    known, begin = {}, 0
-    operations = training.graph.get_operations()
-    for end, part in training.marks:
-        known.update((operation.name, part) for operation in operations[begin:end])
-        begin = end
-    return known
-
-
 def _found(name, known):
     """Return (name, part) of an operation that ran; TensorFlow's graph optimiser makes some of its own, most named after ours."""
     if name in known:
@@ -228,4 +219,4 @@ def _found(name, known):
     short = _MADE_BY_OPTIMISER.sub("", name)
     while "/" in short and short not in known:
         short = short.partition("/")[2]
-    return name, known.get(short, graph.REST)
+    return name, known.get(short, observed.REST)

@@ -17,6 +17,8 @@ class RunState:
     """Data cursor: samples used so far, the number of the next one."""
     skipped: int = 0
     """Steps skipped because their loss or gradient was no number."""
+    overflows: int = 0
+    """Steps left out because their gradient overflowed with the loss scale."""
     bad_samples: List[Any] = field(default_factory=list)
     """Samples that could not be read so far: `mtc.data.pipeline.BadSamples.state`."""
     evaluations: List[List[float]] = field(default_factory=list)
@@ -51,6 +53,7 @@ class RunState:
         return {
             "samples": self.samples,
             "skipped": self.skipped,
+            "overflows": self.overflows,
             "bad_samples": [list(entry) for entry in self.bad_samples],
             "evaluations": [list(pair) for pair in self.evaluations],
             "without_gain": self.without_gain,

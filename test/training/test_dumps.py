@@ -7,7 +7,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 from mtc.data import pipeline, readers
-from mtc.devices import npu, npu_options
+from mtc.devices import Device, npu, npu_options
 from mtc.errors import UserError
 from mtc.skeleton import BODY
 from mtc.training import bundle, checkpoints, dumps, graph, loop
@@ -48,7 +48,7 @@ def test_a_dumped_run_equals_one_that_is_not_and_the_dump_is_what_the_step_compu
 
 @pytest.mark.parametrize("options", [("train.micro_batch=2", "train.recompute=stages"), ("gpu",)])
 def test_however_the_batch_is_divided_the_dump_has_all_of_it(small_config, tmp_path, options):
-    device = "gpu" if "gpu" in options else "cpu"
+    device = Device("gpu") if "gpu" in options else None
     sets = QUICK + tuple(option for option in options if option != "gpu") + ("dump.steps=1",)
     divided = _run(small_config(*sets), tmp_path / "divided", device=device)
     plain = _run(small_config(*QUICK, "dump.steps=1"), tmp_path / "plain")
@@ -124,7 +124,7 @@ def test_an_npu_makes_one_kind_of_dump_at_a_time(small_config, tmp_path):
         loop._npu_options(small_config("dump.steps=0", "dump.overflow=true"), str(tmp_path))
 
 
-def _run(config, folder, device="cpu", spoil=None, steps=2):
+def _run(config, folder, device=None, spoil=None, steps=2):
     """Make steps in a session of its own and return the folder of their dumps."""
     training = graph.build(config, BODY, device)
     session_config = tf.ConfigProto(device_count={"CPU": config.train.replicas})

@@ -5,13 +5,14 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 from mtc.data import pipeline, readers
+from mtc.devices import Device
 from mtc.errors import UserError
 from mtc.skeleton import BODY
 from mtc.training import graph
 from mtc.training.steps import Steps
 
 
-def train(config, device="cpu", steps=3):
+def train(config, device=None, steps=3):
     """Return (list of `Done` steps, {name: array} of the trained variables and Adam's slots after them)."""
     training = graph.build(config, BODY, device)
     with pipeline.Pipeline(readers.training(config), config, BODY) as batches, tf.Session(graph=training.graph) as session:
@@ -55,9 +56,9 @@ def test_options_for_speed_and_memory_give_the_same_losses_and_gradients(small_c
 
 def test_a_device_with_memory_of_its_own_gets_the_same_batches_one_step_ahead(small_config):
     config = small_config()
-    assert graph.build(config, BODY, "cpu").stage is None
+    assert graph.build(config, BODY).stage is None
     straight, _ = train(config)
-    staged, _ = train(config, device="gpu")
+    staged, _ = train(config, device=Device("gpu"))
     assert [made.names for made in staged] == [made.names for made in straight]
     for a, b in zip(straight, staged):
         np.testing.assert_allclose(b.losses, a.losses, rtol=1e-3)
@@ -72,7 +73,7 @@ def test_a_batch_that_cannot_be_read_ahead_spoils_only_its_own_step(small_config
         yield from good
         raise UserError("the third batch is broken")
 
-    training = graph.build(config, BODY, "gpu")
+    training = graph.build(config, BODY, Device("gpu"))
     with tf.Session(graph=training.graph) as session:
         training.set_variables(session, graph.initial_values(training, config))
         maker = Steps(session, training, batches(), last=5)

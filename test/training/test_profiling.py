@@ -1,13 +1,12 @@
 """Traces of steps: that they say what ran, add up, and change nothing."""
 
 import json
-import types
 
 import pytest
 import tensorflow.compat.v1 as tf
 from tensorflow.core.framework.step_stats_pb2 import StepStats
 
-from mtc.training import graph, profiling
+from mtc.training import graph, observed, profiling
 from test.training.test_training import assert_same_variables, metrics
 
 QUICK = ("train.steps=6", "model.stages=1", "model.crop=32", "model.width=0.02")
@@ -30,21 +29,21 @@ def test_a_profiled_run_equals_an_unprofiled_one_and_says_where_time_goes(traine
     assert any(event.get("ph") == "X" and event["dur"] >= 0 for event in events)
     summary = json.loads((folder / "summary.json").read_text())
     assert (summary["steps"], summary["count"]) == ([4, 6], 3)
-    assert [entry["part"] for entry in summary["parts"]] == list(profiling.PARTS)
+    assert [entry["part"] for entry in summary["parts"]] == [part for part in profiling.PARTS if part != observed.RANKS]
     assert sum(entry["share"] for entry in summary["parts"]) == pytest.approx(1, abs=1e-3)
     by_part = {entry["part"]: entry["ms"] for entry in summary["parts"]}
-    assert all(by_part[part] > 0 for part in (graph.FORWARD, graph.LOSS, graph.GRADIENT, graph.OPTIMISER))
+    assert all(by_part[part] > 0 for part in (observed.FORWARD, observed.LOSS, observed.GRADIENT, observed.OPTIMISER))
     calls = {entry["type"]: entry["calls"] for entry in summary["types"]}
     assert calls.get("ApplyAdam", calls.get("ResourceApplyAdam")) == 2 * (12 + 2 * 5)  # weights and biases of each layer
     assert len(summary["operations"]) == 20
-    assert any(entry["layer"] == "conv1_2" and entry["part"] == graph.FORWARD for entry in summary["operations"])
+    assert any(entry["layer"] == "conv1_2" and entry["part"] == observed.FORWARD for entry in summary["operations"])
 
     said = (profiled / "train.log").read_text()
     assert "profile of steps 4 to 6: " in said
     assert "  optimiser " in said
     assert "train.profile=4:9: this start makes the steps 1 to 6, so only 4 to 6 are traced" in said
     table = (folder / "summary.md").read_text()
-    assert "| {} | {:.2f} | ".format(graph.GRADIENT, by_part[graph.GRADIENT]) in table
+    assert "| {} | {:.2f} | ".format(observed.GRADIENT, by_part[observed.GRADIENT]) in table
 
 
 def test_steps_that_the_run_does_not_make_are_told_and_leave_nothing(tmp_path, caplog):
@@ -60,14 +59,13 @@ def test_every_operation_belongs_to_one_part(small_config, options):
     from mtc.skeleton import BODY
 
     training = graph.build(small_config(*QUICK + options), BODY)
-    ends = [end for end, _ in training.marks]
-    assert ends == sorted(ends)
     operations = training.graph.get_operations()
-    parts = profiling._known(training)
-    assert {parts[op.name] for op in operations if "Conv2D" in op.type and op.name.startswith("gradients") and op.name in parts} == {graph.GRADIENT}
-    for outputs in training.activations.values():
-        assert {parts[tensor.op.name] for tensor in outputs} == {graph.FORWARD}
-    assert all(parts[op.name] == graph.OPTIMISER for op in operations if op.type in ("ApplyAdam", "ResourceApplyAdam"))
+    parts = training.observed.parts(training.graph)
+    backwards = [op for op in operations if "Conv2D" in op.type and op.name.startswith("gradients") and op.name in parts]
+    assert {parts[op.name] for op in backwards} == {observed.GRADIENT}
+    for outputs in training.observed.activations.values():
+        assert {parts[tensor.op.name] for tensor in outputs} == {observed.FORWARD}
+    assert all(parts[op.name] == observed.OPTIMISER for op in operations if op.type in ("ApplyAdam", "ResourceApplyAdam"))
 
 
 def test_a_moment_is_divided_among_what_runs_in_it():
@@ -89,16 +87,20 @@ def test_of_a_gpu_the_kernels_count_and_not_their_launches():
 
 
 def test_what_tensorflows_optimiser_makes_is_counted_where_it_came_from():
+    shown = observed.Observed()
     with tf.Graph().as_default() as made:
         tf.constant(1, name="a/b")
+        shown.mark(observed.FORWARD)
         tf.constant(2, name="c")
-    training = types.SimpleNamespace(graph=made, marks=[(1, graph.FORWARD), (2, graph.LOSS)])
-    known = profiling._known(training)
+        shown.mark(observed.LOSS)
+        tf.constant(3, name="d")
+    known = shown.parts(made)
+    assert known == {"a/b": observed.FORWARD, "c": observed.LOSS}
     parts = [
         profiling._found(name, known)[1]
         for name in ("a/b", "c", "a/b-0-TransposeNHWCToNCHW-LayoutOptimizer", "ArithmeticOptimizer/Fold_c/a/b", "Fold/c", "new")
     ]
-    assert parts == [graph.FORWARD, graph.LOSS, graph.FORWARD, graph.FORWARD, graph.LOSS, graph.REST]
+    assert parts == [observed.FORWARD, observed.LOSS, observed.FORWARD, observed.FORWARD, observed.LOSS, observed.REST]
 
 
 def test_an_npu_profiles_by_itself(tmp_path):

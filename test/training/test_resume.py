@@ -11,6 +11,15 @@ from mtc.training import checkpoints
 from tasks import train
 from test.training.test_training import assert_same_variables, metrics
 
+MIXED = (
+    "train.precision=mixed_fp16",
+    "loss_scale.initial=1e25",
+    "loss_scale.factor=256",
+    "loss_scale.increase_every=2",
+    "loss_scale.decrease_after=1",
+)
+"""Overflows at the start, and a scale that goes up and down after."""
+
 EVERYTHING = (
     "train.ema=0.9", "evaluation.samples=2", "evaluation.patience=100", "augment.rotate=20", "augment.flip=0.5", "augment.blur=0.3",
     "data.mix={coco: 2, synthetic3d: 1}", "train.lr=1e-3,5e-4", "train.lr_steps=5",
@@ -30,8 +39,8 @@ def state(run):
 
 @pytest.mark.parametrize(
     ("options", "stops"),
-    [((), (5,)), (EVERYTHING, (6, 9)), (("train.replicas=2",), (6,))],
-    ids=["plain, inside an epoch", "everything, at the end of an epoch and inside", "two replicas, at the end of an epoch"],
+    [((), (5,)), (EVERYTHING, (6, 9)), (("train.replicas=2",), (6,)), (MIXED, (3, 9))],
+    ids=["plain, inside an epoch", "everything, at the end of an epoch and inside", "two replicas, at the end of an epoch", "mixed precision"],
 )
 def test_interrupted_run_equals_straight_run(trained, options, stops):
     straight = trained("train.steps=12", *options, run="straight")

@@ -16,7 +16,7 @@ TINY = ("model.stages=1", "model.crop=32", "model.width=0.02", "train.batch_size
 class Session:
     """A session of a tiny network that makes steps of batches, some of them spoiled."""
 
-    def __init__(self, config, spoiled=(), skipped=0, device="cpu"):
+    def __init__(self, config, spoiled=(), skipped=0, device=None):
         self.training = graph.build(config, BODY, device)
         self.session = tf.Session(graph=self.training.graph, config=tf.ConfigProto(device_count={"CPU": config.train.replicas}))
         self.training.set_variables(self.session, graph.initial_values(self.training, config))
