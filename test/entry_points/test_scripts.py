@@ -211,12 +211,14 @@ def test_a_device_stays_locked_while_anybody_holds_its_file(script, small_data, 
 
 @pytest.mark.skipif(not os.path.exists(os.path.join(HOME, "tasks", "launch.py")), reason="tasks.launch is not there")
 def test_several_devices_are_one_run(script, reference_tree, tmp_path):
-    code, text = ended(script("train_performance_8p.sh", "--data_path=" + str(reference_tree), "--steps=3", RANK_SIZE="2"))
+    code, text = ended(script("train_performance_8p.sh", "--data_path=" + str(reference_tree), "--steps=3", "--profiling=True", RANK_SIZE="2"))
     assert code == 0, text
     found = keys(tmp_path / "the output" / "0" / (CASE.format("2p", "perf") + ".log"))
     assert (found["RankSize"], found["BatchSize"]) == ("2", "1")
     assert float(found["ActualFPS"]) == pytest.approx(2 / float(found["TrainingTime"]), abs=0.006)
     assert_checkpoint_loads(tmp_path / "the output" / "0" / "ckpt", 390003)
+    parts = json.loads((tmp_path / "the output" / "profiling" / "0" / "summary.json").read_text())["parts"]
+    assert [entry["ms"] > 0 for entry in parts if entry["part"] == "sums over ranks"] == [True]
 
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
