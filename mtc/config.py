@@ -14,7 +14,7 @@ from typing import Optional
 
 import yaml
 
-from mtc import files
+from mtc import files, step_ranges
 from mtc.errors import UserError
 from mtc.sections import Config
 
@@ -122,7 +122,9 @@ def difference(old, new):
 
 
 def check(config):
-    """Refuse values that contradict each other."""
+    """Refuse values that contradict each other or say nothing."""
+    step_ranges.span(config.train.profile, "train.profile")
+    step_ranges.chosen(config.dump.steps, "dump.steps")
     if config.model.crop % 8:
         raise UserError("model.crop={}: must be divisible by 8".format(config.model.crop))
     if len(config.train.lr) != len(config.train.lr_steps) + 1:

@@ -171,6 +171,8 @@ class Train:
     """Decay of the moving average of the weights, which is what gets evaluated then; kept in the checkpoint beside them. 0: none."""
     skip_non_finite: int = bounded(0, 0, 1000000)
     """Steps of the whole run that may be skipped because their loss or gradient is no number; one more stops the run."""
+    profile: str = ""
+    """Steps to trace and to divide into what they are made of: 100:110 are steps 100 to 109. At most 100; empty: none. docs/profiling.md."""
 
 
 @dataclass
@@ -253,6 +255,20 @@ class Previews:
     """Held-out samples on a sheet, evenly spaced."""
     keep: int = bounded(20, 1)
     """So many of the newest stay."""
+
+
+@dataclass
+class Dump:
+    """What single steps compute, as files, to find where numbers go wrong. docs/profiling.md."""
+
+    steps: str = ""
+    """Steps to dump, counted from 0 at each start of the trainer: 0|5|10-20. Empty: none."""
+    path: str = ""
+    """Folder that they go to. Empty: dump/ in the run directory."""
+    what: str = choice("tensors", "tensors", "stats")
+    """tensors: the batch, each layer's output and each gradient as arrays, with their statistics. stats: the statistics alone."""
+    overflow: bool = False
+    """True: statistics of every layer at each step whose loss or gradient is no number. Every step is waited for."""
 
 
 @dataclass
@@ -339,6 +355,7 @@ class Config:
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     evaluation: Evaluation = field(default_factory=Evaluation)
     previews: Previews = field(default_factory=Previews)
+    dump: Dump = field(default_factory=Dump)
     storage: Storage = field(default_factory=Storage)
     fetch: Fetch = field(default_factory=Fetch)
     report: Report = field(default_factory=Report)

@@ -23,6 +23,7 @@ def inputs(context):
         "journal": history.digest(_journal(context)),
         "checkpoint": files.sha256(os.path.join(checkpoint, "MANIFEST.json")) if checkpoint else None,
         "data": sorted(output["sha256"] for output in preprocessed.get("outputs", [])),
+        "profile": _profile(context),
     }
 
 
@@ -38,6 +39,7 @@ def run(context):
     if evaluation is None:
         evaluation = held_out.evaluate(context.config, checkpoints.bundle_prefix(checkpoint) if checkpoint else None)
     report = figures.collect(context.config, found, evaluation.figures, rows)
+    report["profile"] = _profile(context)
     report["evaluated_step"] = files.read_json(os.path.join(checkpoint, "MANIFEST.json"))["step"] if checkpoint else None
     report["verdict"] = verdict.judge(report)
     report["warnings"] = verdict.warnings(report, damaged, found.damaged)
@@ -69,6 +71,14 @@ def print_summary(report, path):
         print("warning: {}".format(warning))
     print("report: {}".format(os.path.abspath(path)))
     sys.stdout.flush()
+
+
+def _profile(context):
+    """Return where a step's time goes, of steps that were traced (`mtc.training.profiling`), or None."""
+    try:
+        return files.read_json(os.path.join(context.run_dir, "profile", "summary.json"))
+    except ValueError:
+        return None
 
 
 def _journal(context):

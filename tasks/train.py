@@ -18,7 +18,7 @@ from mtc.training.ranks import team
 from mtc.training.ranks import world as worlds
 from tasks import step
 
-_HOW = ("log_every", "device", "threads", "micro_batch", "recompute", "compile", "replicas", "deterministic")
+_HOW = ("log_every", "device", "threads", "micro_batch", "recompute", "compile", "replicas", "deterministic", "profile")
 """Keys of `train` that say how a run is computed, not what it is; compat.loss is another such key."""
 
 

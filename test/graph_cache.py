@@ -15,10 +15,10 @@ def cached(build):
         assert ranks is None
         values = configuration.to_dict(config)
         values["data"] = {"mix": values["data"]["mix"]}
-        for key in ("seed", "steps", "start_step", "lr", "lr_steps", "snapshot_every", "log_every", "threads"):
+        for key in ("seed", "steps", "start_step", "lr", "lr_steps", "snapshot_every", "log_every", "threads", "profile"):
             del values["train"][key]
         values["evaluation"] = bool(values["evaluation"]["samples"])
-        for section in ("name", "augment", "synthetic", "snapshot", "checkpoint", "storage", "fetch", "report"):
+        for section in ("name", "augment", "synthetic", "snapshot", "checkpoint", "dump", "storage", "fetch", "report"):
             del values[section]
         key = files.digest([values, device.kind if device else "cpu", device.rounds_to if device else None])
         if key not in made:

@@ -88,6 +88,11 @@ def make_deterministic(session_config):
     _entry(session_config).parameter_map["deterministic"].i = 1
 
 
+def put(session_config, options):
+    """Add {key: value} to what the adapter is told by the session of a `Device` of ours; they go before npu.options."""
+    npu_options.put(_entry(session_config), options)
+
+
 def host_only(session_config):
     """Return the ConfigProto of a session that is to stay on the host, whatever the adapter has made of tf.Session; it is changed in place."""
     if any(name in sys.modules for name in _ADAPTERS):

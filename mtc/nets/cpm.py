@@ -108,12 +108,13 @@ def create(layers):
     return made
 
 
-def forward(image, weights, stages, convolve=convolution.convolve, recompute=False):
+def forward(image, weights, stages, convolve=convolution.convolve, recompute=False, observe=None):
     """Return the `Maps` of an image, (B, S, S, 3) float32 in [-0.5, 0.5].
 
     weights: {layer's name: (weights, biases)}; convolve: one of `mtc.nets.convolution`. recompute: keep only what goes into each block of
     the front end and each branch of a stage, and compute the rest again for the gradient: a third more work, much less memory. The large
-    maps of the first blocks are then there for one sample at a time.
+    maps of the first blocks are then there for one sample at a time. observe: called with each layer's name and output as they are made, where
+    recompute divides the samples or comes back to a layer more than once.
     """
 
     def run(names, inputs, pool="", linear_end=False, samples_at_once=0):
@@ -124,6 +125,8 @@ def forward(image, weights, stages, convolve=convolution.convolve, recompute=Fal
             for name, (kernel, biases) in zip(names, of_layer):
                 x = tf.nn.bias_add(convolve(x, kernel), biases, name=name)
                 x = x if linear_end and name == names[-1] else tf.nn.relu(x)
+                if observe:
+                    observe(name, x)
             return tf.nn.max_pool(x, [1, 2, 2, 1], [1, 2, 2, 1], "VALID", name=pool) if pool else x
 
         of_layer = [weights[name] for name in names]

@@ -61,6 +61,7 @@ def collect(config, history, evaluation_figures, rows):
         "snapshot": next((s["snapshot"] for s in history.starts if s.get("snapshot")), None),
         "parameters": start.get("parameters"),
         "dead_terms": start.get("dead_terms", []),
+        "profile": None,
         "pck": {"trained": None, "untrained": None, "mean_pose": None},
     }
     figures["published"] = published(config, history, figures["snapshot"])

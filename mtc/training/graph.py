@@ -16,7 +16,8 @@ from mtc import losses
 from mtc.devices import Device
 from mtc.losses import terms
 from mtc.nets import convolution, cpm
-from mtc.training import loss_scale, update
+from mtc.training import loss_scale, observed, update
+from mtc.training.observed import Observed
 from mtc.training.update import AVERAGE
 
 # Conditions as TensorFlow 1 builds them, in the graph itself. Those of TensorFlow 2 are functions, which start its eager runtime beside the session:
@@ -45,6 +46,8 @@ class TrainingGraph(NamedTuple):
     stage: Optional[tf.Operation]
     """Sends the fed batch to the device, for the step after; None where each step takes what it is fed."""
     train: tf.Operation
+    observed: Observed
+    """What it shows of itself to whoever looks on."""
     table: tf.Tensor
     """(BLOCK, 8) float32: of the last steps `mtc.losses.Losses` and `mtc.training.update.Update.facts`."""
     initialise: tf.Operation
@@ -98,11 +101,16 @@ def build(config, skeleton, device=None, ranks=None):
         layers = cpm.plan(skeleton, config.model.stages, config.model.width)
         weights = cpm.create(layers)
         global_step = tf.get_variable("global_step", [], tf.int32, tf.zeros_initializer(), trainable=False)
+        shown = Observed()
+        shown.used = used
+        shown.mark(observed.REST)
 
         def gradients_of(factor):
-            return _gradients(used, weights, skeleton, config, device, ranks, factor)
+            shown.factor = factor
+            return _gradients(used, weights, skeleton, config, device, ranks, factor, shown)
 
         made = update.build(gradients_of, rate, global_step, config, device, ranks.size if ranks else 1)
+        shown.mark(observed.OPTIMISER)
         row = tf.concat([tf.stack(list(made.losses)), made.facts], axis=0)
         columns = int(row.shape[0])
         table = tf.Variable(tf.zeros([BLOCK, columns]), trainable=False, collections=[tf.GraphKeys.LOCAL_VARIABLES], name="losses")
@@ -120,6 +128,7 @@ def build(config, skeleton, device=None, ranks=None):
             place=place,
             stage=stage,
             train=tf.group(made.op, note),
+            observed=shown,
             table=table.value(),
             initialise=tf.variables_initializer([table] + made.local_variables),
             skipped=made.skipped,
@@ -156,8 +165,8 @@ def dead_terms(config, skeleton):
     return ["loss_pof"] if terms.of_config(config, skeleton).pof_is_dead else []
 
 
-def _gradients(inputs, weights, skeleton, config, device, ranks, factor):
-    """Return (`Losses` of the batch, [(gradient of the total, times factor, variable)]). factor: scalar tensor, or None for 1.
+def _gradients(inputs, weights, skeleton, config, device, ranks, factor, shown):
+    """Return (`Losses` of the batch, [(gradient of the total, times factor, variable)]). factor: scalar tensor, or None for 1; shown: `Observed`.
 
     The batch is divided among ranks, a rank's part among train.replicas devices of the same kind, and on each it is computed for `train.micro_batch`
     samples at a time, one after another. Parts are added up in their order in the batch, so that the sums are the same in every run.
@@ -168,6 +177,7 @@ def _gradients(inputs, weights, skeleton, config, device, ranks, factor):
     options = {"convolve": device.convolve, "recompute": config.train.recompute == "stages"}
     with device.in_float32():
         shares = losses.shares(inputs, batch // part, skeleton, config, ranks and ranks.sum)
+    shown.mark(observed.LOSS)
     made = []
     for i, share in enumerate(shares):
         replica, turn = divmod(i, batch // replicas // part)
@@ -175,10 +185,13 @@ def _gradients(inputs, weights, skeleton, config, device, ranks, factor):
         place = device.place(replica) if replicas > 1 else ""
         with tf.device(place), tf.control_dependencies(before):  # the replica's part before is done, and its activations are gone
             some = inputs if part == batch else {name: tf.identity(tensor[i * part : (i + 1) * part]) for name, tensor in inputs.items()}
-            maps = cpm.forward(cpm.normalise(some["image"]), weights, config.model.stages, **options)
+            shown.begin_forward()
+            maps = cpm.forward(cpm.normalise(some["image"]), weights, config.model.stages, observe=shown.output, **options)
+            shown.end_forward()
             answers = list(maps.heat) + list(maps.pof)
             with device.in_float32():  # the loss and its gradient by the maps, which a gradient of the whole would put outside
                 loss = losses.scale(losses.batch_losses(maps, some, skeleton, config), share, config.train.pof_weight)
+                shown.mark(observed.LOSS)
                 upstream = tf.gradients(loss.total if factor is None else loss.total * factor, answers)
             live = [(answer, gradient) for answer, gradient in zip(answers, upstream) if gradient is not None]
             found = tf.gradients([answer for answer, _ in live], variables, [gradient for _, gradient in live])
@@ -186,15 +199,19 @@ def _gradients(inputs, weights, skeleton, config, device, ranks, factor):
             found = [tf.zeros_like(variable) if gradient is None else gradient for gradient, variable in zip(found, variables)]
             if turn:
                 loss, found = losses.Losses(*(a + b for a, b in zip(made[-1][0], loss))), [a + b for a, b in zip(made[-1][1], found)]
+            shown.mark(observed.GRADIENT)
         made.append((loss, found))
     ends = made[batch // replicas // part - 1 :: batch // replicas // part]
     total, gradients = ends[0]
     for loss, found in ends[1:]:
         total, gradients = losses.Losses(*(a + b for a, b in zip(total, loss))), [a + b for a, b in zip(gradients, found)]
+    shown.mark(observed.GRADIENT)
     if ranks:
         # In the order in which the backward pass makes them, so that the first are on their way while the last are computed.
         *late, stacked = ranks.sum(gradients[::-1] + [tf.stack(list(total))])
         total, gradients = losses.Losses(*tf.unstack(stacked)), late[::-1]
+    shown.mark(observed.RANKS if ranks else observed.GRADIENT)
+    shown.losses, shown.gradients = total, {variable.op.name: gradient for gradient, variable in zip(gradients, variables)}
     return total, list(zip(gradients, variables))
 
 

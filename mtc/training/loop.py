@@ -31,7 +31,7 @@ from mtc.skeleton import SKELETONS
 from mtc.storage import backoff, retention
 from mtc.storage import lease as leases
 from mtc.storage import uploader as uploads
-from mtc.training import bundle, checkpoints, faults, loss_scale, optimizer, previews, remote, signals
+from mtc.training import bundle, checkpoints, dumps, faults, loss_scale, optimizer, previews, profiling, remote, signals
 from mtc.training import control as controls
 from mtc.training import graph as graphs
 from mtc.training import state as states
@@ -76,6 +76,10 @@ def train(config, run_dir, lock, take_over=False, draw=None, world=None, abandon
         for source, found in samples.items():
             log.info("loading dataset %s of size %d", source, len(found))
         device = devices.select(config)
+        if device.kind == "npu":
+            devices.npu.put(device.session_config, _npu_options(config, run_dir))
+        elif world and dumps.wanted(config):
+            raise UserError("dump.steps and dump.overflow look at one process: start tasks.train without tasks.launch, or set neither")
         peak = devices.peak.measure(device.kind, device.session_config)
         log.info("TensorFlow %s on %s%s", tf.__version__, device.name, ", {:.0f} GFLOP/s in matrix products".format(peak / 1e9) if peak else "")
         team = stack.enter_context(gathering.lead(world, config, device, samples, versions(), abandon)) if world else None
@@ -199,7 +203,12 @@ def train(config, run_dir, lock, take_over=False, draw=None, world=None, abandon
         known = [entry for entry in state.bad_samples if not batches.can_use(*entry[:2])]  # others were repaired
         bad = bad_samples.BadSamples(sizes, config.data.max_bad_fraction, known=known)
         bad.check()
-        steps = Steps(session, training, batches, last, skipped=state.skipped, team=team)
+        profile = dumped = None
+        if config.train.profile and device.kind != "npu":
+            profile = stack.enter_context(profiling.Profile(session, training, run_dir, profiling.chosen(config), state.step, last))
+        if dumps.wanted(config) and device.kind != "npu":
+            dumped = dumps.Dumps(session, training, config, run_dir, state.step)
+        steps = Steps(session, training, batches, last, skipped=state.skipped, team=team, profile=profile, dumps=dumped)
         first = step = state.step
         if step < last and not state.stopped_early:
             if device.before_first_step:
@@ -370,6 +379,18 @@ def train(config, run_dir, lock, take_over=False, draw=None, world=None, abandon
             "bad_samples": len(state.bad_samples),
             "seconds": round(state.seconds, 3),
         }
+
+
+def _npu_options(config, run_dir):
+    """Return {key: value} of what an NPU's session is told to observe: a profile of all its steps, dumps. It wants the folders to be there."""
+    options, traces, dumped = {}, os.path.join(run_dir, profiling.FOLDER), dumps.folder(config, run_dir)
+    if config.train.profile:
+        os.makedirs(traces, exist_ok=True)
+        options.update(profiling.npu_profiling_options(traces))
+    asked = dumps.npu_dump_options(config, dumped)
+    if asked:
+        os.makedirs(dumped, exist_ok=True)
+    return dict(options, **asked)
 
 
 def _run_uid(run_dir, config, owner, where):

@@ -58,12 +58,13 @@ class Done(NamedTuple):
 class Steps:
     """Makes the steps of a run in a session."""
 
-    def __init__(self, session, training, batches, last, skipped=0, team=None):
+    def __init__(self, session, training, batches, last, skipped=0, team=None, profile=None, dumps=None):
         """training: `mtc.training.graph.TrainingGraph`; batches: iterator of `mtc.data.pipeline.Batch`; last: number of the run's last step;
-        skipped: steps that were skipped in the run before; team: `mtc.training.ranks.team.Leader`, where this is one of several ranks.
+        skipped: steps that were skipped in the run before; team: `mtc.training.ranks.team.Leader`, where this is one of several ranks;
+        profile, dumps: `mtc.training.profiling.Profile` and `mtc.training.dumps.Dumps` that look on, or None.
         """
         self._session, self._training, self._batches, self.last = session, training, batches, last
-        self._team = team
+        self._team, self._profile, self._dumps = team, profile, dumps
         self._batch = self._staged = None
         self._error = None
         self._made = []  # the `Done` steps whose losses are still on the device, without these
@@ -78,6 +79,9 @@ class Steps:
         assert not self.full()
         started = time.perf_counter()
         batch, waited = self.timed_batch()
+        if self._dumps:
+            self._dumps.before(number, batch)
+            started = time.perf_counter() - waited
         names, bad = list(batch.names), list(batch.bad)
         if self._team is not None:
             for other in self._team.gather():
@@ -87,6 +91,10 @@ class Steps:
             self._team.tell("step", number=number, rate=rate, place=len(self._made))
         waited += self.make(number, rate, len(self._made))
         seconds = time.perf_counter() - started
+        if self._profile:
+            self._profile.after(number, seconds, waited)
+        if self._dumps:
+            self._dumps.after(number, batch, len(self._made))
         self._made.append(Done(number, None, rate, names, seconds, waited, batch.first, bad))
 
     def prepare(self):
@@ -105,7 +113,7 @@ class Steps:
         feed = {self._training.rate: rate, self._training.place: place}
         try:
             if self._training.stage is None:
-                self._session.run(self._training.train, {**feed, **self._training.feed(batch)})
+                self._run(number, self._training.train, {**feed, **self._training.feed(batch)})
                 return 0.0
             if not self._staged:
                 self._session.run(self._training.stage, self._training.feed(batch))
@@ -138,10 +146,14 @@ class Steps:
                 self._error = error
         waited = time.perf_counter() - started
         if self._staged:
-            self._session.run([self._training.train, self._training.stage], {**feed, **self._training.feed(self._staged)})
+            self._run(number, [self._training.train, self._training.stage], {**feed, **self._training.feed(self._staged)})
         else:
-            self._session.run(self._training.train, feed)
+            self._run(number, self._training.train, feed)
         return waited
+
+    def _run(self, number, operations, feed):
+        run = self._profile.run if self._profile and self._profile.wants(number) else self._session.run
+        run(operations, feed)
 
     def _next(self):
         if self._error:

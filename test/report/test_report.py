@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mtc import config as configuration
+from mtc import files
 from mtc.report import figures, history
 from mtc.skeleton import SKELETONS
 from test.report import fake_run
@@ -145,6 +146,25 @@ def test_the_command_prints_the_headline_and_ends_with_the_path_of_the_page(run_
     assert "PCK@0.1" in printed
     assert "mean pose" in printed
     assert printed.rstrip().endswith("report: " + os.path.join(run_dir, "report.html"))
+
+
+def test_a_profile_makes_a_new_report_that_says_where_the_time_goes(run_dir, world):
+    world(fake_run.config(), checkpoint=fake_run.finished(run_dir))
+    assert make_report(run_dir)[1]["profile"] is None
+    profile = {
+        "v": 1,
+        "steps": [1010, 1019],
+        "ms": 812.5,
+        "parts": [{"part": "input wait", "ms": 40.6, "share": 0.05}],
+        "types": [],
+        "operations": [],
+    }
+    files.write_json(os.path.join(run_dir, "profile", "summary.json"), profile)
+    assert make_report(run_dir)[1]["profile"] == profile
+    assert "| input wait | 40.6 | 5.0 |" in read(run_dir, "report.md")
+    page = read(run_dir, "report.html")
+    assert "Steps 1,010 to 1,019, traced, 812 ms a step" in page
+    assert Page(page).wrong == []
 
 
 def test_a_longer_journal_makes_a_new_report(run_dir, world):
