@@ -137,7 +137,8 @@ def _environments(arguments, environ):
             if table:
                 own.update(RANK_TABLE_FILE=os.path.abspath(table), RANK_ID=first + local, RANK_SIZE=size)
             elif environ.get("CM_CHIEF_IP"):
-                own.update(CM_WORKER_SIZE=size, CM_WORKER_IP=environ.get("CM_WORKER_IP") or own_address())
+                here = environ.get("CM_WORKER_IP") or (own_address() if arguments.nodes > 1 else environ["CM_CHIEF_IP"])
+                own.update(CM_WORKER_SIZE=size, CM_WORKER_IP=here)
         own["JOB_ID"] = environ.get("JOB_ID", "mtc")
         if arguments.ranks > 1 or arguments.device_ids:
             visible = environ.get("CUDA_VISIBLE_DEVICES")

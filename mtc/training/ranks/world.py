@@ -1,9 +1,9 @@
 """Which rank of how many this process is: what its environment says.
 
 CPUs and GPUs: `TF_CONFIG` as TensorFlow's own strategies read it, or RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT as torchrun sets them. Ascend's
-NPUs: RANK_ID, RANK_SIZE and RANK_TABLE_FILE, or CM_CHIEF_IP, CM_CHIEF_PORT, CM_CHIEF_DEVICE, CM_WORKER_IP and CM_WORKER_SIZE without a rank table, where HCCL
-decides on the ranks. MTC_MEETING names a file on a disk that all ranks share, in place of MASTER_ADDR and MASTER_PORT. Source: facts/ascend.md,
-section 4; TensorFlow's guide to TF_CONFIG.
+NPUs: RANK_ID, RANK_SIZE and RANK_TABLE_FILE, or CM_CHIEF_IP, CM_CHIEF_PORT, CM_CHIEF_DEVICE, CM_WORKER_IP and CM_WORKER_SIZE without a rank table,
+where HCCL decides on the ranks. MTC_MEETING names a file on a disk that all ranks share, in place of MASTER_ADDR and MASTER_PORT. Source:
+facts/ascend.md, section 4; TensorFlow's guide to TF_CONFIG.
 """
 
 import ipaddress
