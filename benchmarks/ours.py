@@ -44,7 +44,7 @@ class Step:
     def run(self):
         """Make a step. Returns its loss when it was fetched, every so many steps."""
         self._number += 1
-        self._steps.run(self._number, RATE)
+        self._steps.run(self._number, [RATE])
         return self.fetch() if self._steps.full() else None
 
     def fetch(self):

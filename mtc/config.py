@@ -140,6 +140,11 @@ def check(config):
         if config.train.replicas > 1:
             what += " / train.replicas={}".format(config.train.replicas)
         raise UserError("train.micro_batch={}: must divide {}".format(config.train.micro_batch, what))
+    per_run = config.npu.iterations_per_loop
+    counts = {"train.steps - train.start_step": config.train.steps - config.train.start_step, "train.only": config.train.only}
+    for name, count in dict(counts, **{"train.snapshot_every": config.train.snapshot_every, "previews.every": config.previews.every}).items():
+        if count % per_run:
+            raise UserError("npu.iterations_per_loop={}: must divide {}={}".format(per_run, name, count))
     if config.evaluation.patience and not config.evaluation.samples:
         raise UserError("evaluation.patience={}: needs evaluation.samples above 0".format(config.evaluation.patience))
     if config.train.micro_batch and config.train.batch_size // config.train.micro_batch > MOST_PARTS:

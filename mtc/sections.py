@@ -210,6 +210,8 @@ class Npu:
     """910: Atlas 800 (model 9000, 9010) and Atlas 300T; 910B: Atlas A2. auto: as npu-smi says, else 910."""
     precision_mode: str = "auto"
     """A mode of CANN's adapter. auto: fp32 is force_fp32, mixed_fp16 allow_mix_precision, mixed_bf16 (910B only) allow_mix_precision_bf16."""
+    iterations_per_loop: int = bounded(1, 1, 100)
+    """Steps that the NPU makes by itself in one call, with batches from a queue of its own; it saves, stops and obeys between two calls only."""
     gradient_fusion: List[float] = field(default_factory=list)
     """Several ranks: shares of the gradients' bytes that HCCL adds up together, in percent, in the order in which they are made: [90, 10]. Empty:
     HCCL's own, 96.54 and 3.46."""

@@ -71,7 +71,9 @@ class Step(NamedTuple):
     """Name of a second record, beside the data that other runs use too: what one of them has done under this name is done. The step itself leaves
     one where it has that name; a part of the work does not."""
     follows: bool = False
-    """It works for another process of the same command, which has the run directory: no lock, nothing written but a record where it has a name."""
+    """It works for another process of the same command, which has the run directory: no lock, nothing written but a `record` of its own."""
+    record: str = ""
+    """Name of the record, where it is not the step's."""
 
 
 RUN_LOCK = ".lock"
@@ -122,7 +124,10 @@ def _run(step, arguments, stack):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _stop)
         if step.follows:
-            context = Context(config, run_dir, arguments) if step.name else None
+            if step.record:
+                _make_run_dir(run_dir)
+                context = Context(config, run_dir, arguments)
+                _running[:] = [(context, step, started)]
             result = step.run(Context(config, run_dir, arguments))
             _write_record(context, step, started, "success", figures=result.figures)
             return SUCCESS
@@ -335,6 +340,6 @@ def _write_record(context, step, started, status, **more):
 def _put_record(context, step, record):
     """Write the step's record; a record that cannot be written must not hide how the step ended."""
     try:
-        files.write_json(_record_path(context.run_dir, step.name), record)
+        files.write_json(_record_path(context.run_dir, step.record or step.name), record)
     except OSError as error:
         log.error("%s: the record cannot be written: %s", step.name, error)

@@ -80,7 +80,7 @@ STEP = step.Step(
 )
 
 
-FOLLOWER = STEP._replace(name=os.environ.get("MTC_RANK_RECORD", ""), inputs=None, run=_follow, follows=True)
+FOLLOWER = STEP._replace(record=os.environ.get("MTC_RANK_RECORD", ""), inputs=None, run=_follow, follows=True)
 """The same command as one of several ranks, but for the first one. It leaves a record where it is asked to (`tasks.launch --record`)."""
 
 _world = None

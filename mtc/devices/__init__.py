@@ -30,6 +30,9 @@ def select(config, replicas=None):
                 deterministic = config.train.deterministic == "yes" or config.train.deterministic == "auto" and kind == "cpu"
                 if deterministic and kind != "npu":
                     _make_deterministic()
+                if config.npu.iterations_per_loop > 1 and kind != "npu":
+                    text = "npu.iterations_per_loop={}: only an NPU makes several steps in one call, and the device is the {}; set it to 1"
+                    raise UserError(text.format(config.npu.iterations_per_loop, kind))
                 device = module.select(config, replicas)
                 if kind == "npu" and deterministic:
                     npu.make_deterministic(device.session_config)

@@ -42,6 +42,10 @@ class Device:
     """
     system: Callable = _nothing
     """system(session_config): context manager around all sessions on the device: starts what it needs and shuts it down."""
+    steps_per_run: int = 1
+    """How many steps a call of the session makes; for more than one, `looped`."""
+    looped: Optional[Callable] = None
+    """looped(session, op): the operation that runs op `steps_per_run` times in one call; made once all variables have their values."""
     before_first_step: str = ""
     """What to tell a person who is about to wait for the first step."""
 

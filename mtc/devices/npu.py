@@ -59,6 +59,9 @@ def select(config, replicas):
     chip, given = _chip(config.npu.chip), config.npu.options
     mode = _mode(config, chip)
     ours = {npu_options.precision_mode(mode, chip).key: mode}
+    per_run = config.npu.iterations_per_loop
+    if per_run > 1:
+        ours.update(iterations_per_loop=per_run, enable_data_pre_proc=True)
     npu_options.check(given, chip, "npu.options", ours=ours)
     for remark in npu_options.remarks(given, chip, ours=ours):
         log.warning("npu: %s", remark)
@@ -79,6 +82,8 @@ def select(config, replicas):
         in_float32=adapter.npu_scope.keep_dtype_scope,
         wrap=functools.partial(_wrap, adapter, chip),
         system=functools.partial(_system, adapter),
+        steps_per_run=per_run,
+        looped=lambda session, op: adapter.util.set_iteration_per_loop(session, op, per_run),
         before_first_step="the NPU compiles the graph before the first step, which takes minutes the first time; its operators are kept in " + cache,
     )
 

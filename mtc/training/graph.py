@@ -18,6 +18,7 @@ from mtc.losses import terms
 from mtc.nets import convolution, cpm
 from mtc.training import loss_scale, observed, update
 from mtc.training.observed import Observed
+from mtc.training.sink import Sink
 from mtc.training.update import AVERAGE
 
 # Conditions as TensorFlow 1 builds them, in the graph itself. Those of TensorFlow 2 are functions, which start its eager runtime beside the session:
@@ -45,6 +46,8 @@ class TrainingGraph(NamedTuple):
     """Row of the table that the step's losses go to, 0 to BLOCK - 1."""
     stage: Optional[tf.Operation]
     """Sends the fed batch to the device, for the step after; None where each step takes what it is fed."""
+    sink: Optional[Sink]
+    """Takes batches, rates and places where a call of the session makes several steps; the placeholders are not used then."""
     train: tf.Operation
     observed: Observed
     """What it shows of itself to whoever looks on."""
@@ -98,6 +101,9 @@ def build(config, skeleton, device=None, ranks=None):
         rate = tf.placeholder(tf.float32, [], "learning_rate")
         place = tf.placeholder(tf.int32, [], "place")
         stage, used = _staged(inputs) if device.sends_ahead else (None, inputs)
+        sink = Sink(inputs, BLOCK) if device.steps_per_run > 1 else None
+        if sink:
+            used, rate, place = sink.inputs, sink.rate, sink.place
         layers = cpm.plan(skeleton, config.model.stages, config.model.width)
         weights = cpm.create(layers)
         global_step = tf.get_variable("global_step", [], tf.int32, tf.zeros_initializer(), trainable=False)
@@ -116,6 +122,9 @@ def build(config, skeleton, device=None, ranks=None):
         table = tf.Variable(tf.zeros([BLOCK, columns]), trainable=False, collections=[tf.GraphKeys.LOCAL_VARIABLES], name="losses")
         here = tf.tile(tf.equal(tf.range(BLOCK), place)[:, None], [1, columns])
         note = tf.assign(table, tf.where_v2(here, tf.tile(row[None], [BLOCK, 1]), table))
+        step = [made.op, note.op]
+        if sink:
+            step.append(sink.count_on(after=step))
         assign = {}
         for variable in tf.global_variables():
             placeholder = tf.placeholder(variable.dtype.base_dtype, variable.shape)
@@ -127,10 +136,11 @@ def build(config, skeleton, device=None, ranks=None):
             rate=rate,
             place=place,
             stage=stage,
-            train=tf.group(made.op, note),
+            sink=sink,
+            train=tf.group(*step),
             observed=shown,
             table=table.value(),
-            initialise=tf.variables_initializer([table] + made.local_variables),
+            initialise=tf.variables_initializer([table] + made.local_variables + (sink.variables if sink else [])),
             skipped=made.skipped,
             layers=layers,
             assign=assign,

@@ -208,8 +208,12 @@ def train(config, run_dir, lock, take_over=False, draw=None, world=None, abandon
             profile = stack.enter_context(profiling.Profile(session, training, run_dir, profiling.chosen(config), state.step, last))
         if dumps.wanted(config) and device.kind != "npu":
             dumped = dumps.Dumps(session, training, config, run_dir, state.step)
-        steps = Steps(session, training, batches, last, skipped=state.skipped, team=team, profile=profile, dumps=dumped)
+        steps = Steps(session, training, batches, last, skipped=state.skipped, device=device, team=team, profile=profile, dumps=dumped)
+        stack.callback(steps.close)
         first = step = state.step
+        if (step - config.train.start_step) % steps.per_run:
+            text = "npu.iterations_per_loop={}: the run stands at step {}, in the middle of that; set it to 1"
+            raise UserError(text.format(steps.per_run, step))
         if step < last and not state.stopped_early:
             if device.before_first_step:
                 log.info("%s", device.before_first_step)
@@ -294,20 +298,25 @@ def train(config, run_dir, lock, take_over=False, draw=None, world=None, abandon
                 if request.action == controls.STOP:
                     stopped_by = request.by
                     stopping.append("stopped by {}".format(request.by or "a request"))
-            last = journal.last_step = steps.last = min(last, control.last) if config.train.only else control.last
+            last = min(last, control.last) if config.train.only else control.last
+            last += (step - last) % steps.per_run
+            journal.last_step = steps.last = last
             return any(request.action == controls.SAVE for request in granted)
+
+        def rate_of(number):
+            legacy = config.compat.lr_boundary == "legacy"
+            return optimizer.learning_rate(number, config.train.lr, config.train.lr_steps, legacy) * control.lr_factor(number)
 
         if team:
             team.before_leaving = functools.partial(end, "failed")
         obey()
         while step < last and not stopping and not fault and not state.stopped_early:
-            rate = optimizer.learning_rate(step + 1, config.train.lr, config.train.lr_steps, config.compat.lr_boundary == "legacy")
-            rate *= control.lr_factor(step + 1)
+            rates = [rate_of(number) for number in range(step + 1, step + 1 + steps.per_run)]
             try:
                 writer.check()
                 uploader.check()
-                steps.run(step + 1, rate)
-                step += 1
+                steps.run(step + 1, rates)
+                step += steps.per_run
                 wanted = obey()
                 if drawn and (step - config.train.start_step) % config.previews.every == 0:
                     drawn.make(step, answer, graphs.EXAMINED)
@@ -315,7 +324,7 @@ def train(config, run_dir, lock, take_over=False, draw=None, world=None, abandon
                     save(due=True)
                 elif wanted:
                     save()
-                elif steps.full() or step % config.train.log_every == 0 or time.monotonic() - told > TELL_SECONDS:
+                elif steps.full() or step % config.train.log_every < steps.per_run or time.monotonic() - told > TELL_SECONDS:
                     tell()
             except UserError:  # files that cannot be read: the steps until here are not lost by it
                 if step > first:

@@ -58,65 +58,90 @@ class Done(NamedTuple):
 class Steps:
     """Makes the steps of a run in a session."""
 
-    def __init__(self, session, training, batches, last, skipped=0, team=None, profile=None, dumps=None):
+    def __init__(self, session, training, batches, last, skipped=0, device=None, team=None, profile=None, dumps=None):
         """training: `mtc.training.graph.TrainingGraph`; batches: iterator of `mtc.data.pipeline.Batch`; last: number of the run's last step;
-        skipped: steps that were skipped in the run before; team: `mtc.training.ranks.team.Leader`, where this is one of several ranks;
-        profile, dumps: `mtc.training.profiling.Profile` and `mtc.training.dumps.Dumps` that look on, or None.
+        skipped: steps that were skipped in the run before; device: `mtc.devices.Device`, for one that makes several steps in a call; team:
+        `mtc.training.ranks.team.Leader`, where this is one of several ranks; profile, dumps: `mtc.training.profiling.Profile` and
+        `mtc.training.dumps.Dumps` that look on, or None.
         """
         self._session, self._training, self._batches, self.last = session, training, batches, last
         self._team, self._profile, self._dumps = team, profile, dumps
-        self._batch = self._staged = None
+        self.per_run = device.steps_per_run if device else 1
+        """Steps that are made at once."""
+        self._prepared, self._staged = [], None
         self._error = None
         self._made = []  # the `Done` steps whose losses are still on the device, without these
         session.run(training.initialise, {training.skipped: skipped})
+        self._train = training.train
+        if training.sink:
+            session.run(training.sink.start)
+            with training.graph.as_default():
+                self._train = device.looped(session, training.train)
+
+    def close(self):
+        """Let nobody wait for a batch any more."""
+        if self._training.sink:
+            self._training.sink.close()
 
     def full(self):
         """Whether `done` has to be called before the next step."""
-        return len(self._made) == BLOCK
+        return len(self._made) + self.per_run > BLOCK
 
-    def run(self, number, rate):
-        """Make a step, on all ranks. Errors: UserError where its samples cannot be read; the step is not made then."""
+    def run(self, number, rates):
+        """Make `per_run` steps from this number on, with these learning rates, on all ranks.
+
+        Errors: UserError where samples cannot be read; none of the steps is made then.
+        """
         assert not self.full()
+        assert len(rates) == self.per_run
         started = time.perf_counter()
-        batch, waited = self.timed_batch()
+        batches, waited = self.prepare()
         if self._dumps:
-            self._dumps.before(number, batch)
+            self._dumps.before(number, batches[0])
             started = time.perf_counter() - waited
-        names, bad = list(batch.names), list(batch.bad)
+        names, bad = [list(batch.names) for batch in batches], [list(batch.bad) for batch in batches]
         if self._team is not None:
             for other in self._team.gather():
-                names += other["names"]
-                bad += [Bad(*entry) for entry in other["bad"]]
+                for k in range(self.per_run):
+                    names[k] += other["names"][k]
+                    bad[k] += [Bad(*entry) for entry in other["bad"][k]]
                 waited = max(waited, other["waited"])
-            self._team.tell("step", number=number, rate=rate, place=len(self._made))
-        waited += self.make(number, rate, len(self._made))
+            self._team.tell("step", number=number, rates=rates, place=len(self._made))
+        waited += self.make(number, rates, len(self._made))
         seconds = time.perf_counter() - started
         if self._profile:
             self._profile.after(number, seconds, waited)
         if self._dumps:
-            self._dumps.after(number, batch, len(self._made))
-        self._made.append(Done(number, None, rate, names, seconds, waited, batch.first, bad))
+            self._dumps.after(number, batches[0], len(self._made))
+        for k, (batch, rate) in enumerate(zip(batches, rates)):
+            share = seconds / self.per_run, waited / self.per_run
+            self._made.append(Done(number + k, None, rate, names[k], share[0], share[1], batch.first, bad[k]))
 
     def prepare(self):
-        """Return the batch of the next step, once it is there. Errors: UserError where its samples cannot be read."""
-        self._batch = self._batch or self._staged or self._next()
-        return self._batch
-
-    def timed_batch(self):
-        """Return (what `prepare` returns, the seconds of waiting for it)."""
+        """Return ([batch of each step that is made next], the seconds of waiting for them). Errors: UserError where samples cannot be read."""
         started = time.perf_counter()
-        return self.prepare(), time.perf_counter() - started
+        if self._staged and not self._prepared:
+            self._prepared = [self._staged]
+        while len(self._prepared) < self.per_run:
+            self._prepared.append(self._next())
+        return self._prepared, time.perf_counter() - started
 
-    def make(self, number, rate, place):
-        """Make the step of the batch that was prepared; its losses go to this row of the table. Returns the seconds of waiting for a next batch."""
-        batch, self._batch = self._batch, None
-        feed = {self._training.rate: rate, self._training.place: place}
+    def make(self, number, rates, place):
+        """Make the steps of the batches that were prepared; their losses go to the table from row `place` on. Returns the seconds of waiting for a
+        next batch.
+        """
+        batches, self._prepared = self._prepared, []
         try:
+            if self._training.sink:
+                self._training.sink.hand_over(self._session, batches, rates, place)
+                self._session.run(self._train)
+                return 0.0
+            feed = {self._training.rate: rates[0], self._training.place: place}
             if self._training.stage is None:
-                self._run(number, self._training.train, {**feed, **self._training.feed(batch)})
+                self._run(number, self._train, {**feed, **self._training.feed(batches[0])})
                 return 0.0
             if not self._staged:
-                self._session.run(self._training.stage, self._training.feed(batch))
+                self._session.run(self._training.stage, self._training.feed(batches[0]))
             return self._run_staged(number, feed)
         except tf.errors.OpError as error:
             if self._team is None:

@@ -137,6 +137,6 @@ def _run(config, folder, device=None, spoil=None, steps=2):
         config.dump.path = str(folder)
         maker = Steps(session, training, batches, last=steps, dumps=dumps.Dumps(session, training, config, "", 0))
         for number in range(1, steps + 1):
-            maker.run(number, 1e-3)
+            maker.run(number, [1e-3])
         maker.done()
     return folder

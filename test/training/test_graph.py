@@ -19,7 +19,7 @@ def train(config, device=None, steps=3):
         training.set_variables(session, graph.initial_values(training, config))
         maker = Steps(session, training, batches, last=steps)
         for number in range(1, steps + 1):
-            maker.run(number, 1e-3)
+            maker.run(number, [1e-3])
         return maker.done(), read(session)
 
 
@@ -77,10 +77,10 @@ def test_a_batch_that_cannot_be_read_ahead_spoils_only_its_own_step(small_config
     with tf.Session(graph=training.graph) as session:
         training.set_variables(session, graph.initial_values(training, config))
         maker = Steps(session, training, batches(), last=5)
-        maker.run(1, 1e-3)
-        maker.run(2, 1e-3)
+        maker.run(1, [1e-3])
+        maker.run(2, [1e-3])
         with pytest.raises(UserError, match="third batch"):
-            maker.run(3, 1e-3)
+            maker.run(3, [1e-3])
         assert [made.number for made in maker.done()] == [1, 2]
 
 
@@ -102,7 +102,7 @@ def test_what_no_loss_depends_on_still_gets_its_step_of_adam(small_config):
         values = graph.initial_values(training, config)
         values[name + "/Adam"] = np.ones_like(values[name])
         training.set_variables(session, values)
-        Steps(session, training, batches, last=1).run(1, 1e-3)
+        Steps(session, training, batches, last=1).run(1, [1e-3])
         np.testing.assert_allclose(read(session)[name + "/Adam"], 0.9, rtol=1e-6)
 
 
@@ -119,12 +119,12 @@ def test_a_full_table_is_read_before_the_next_step(small_config):
         maker = Steps(session, training, batches, last=2 * graph.BLOCK)
         for number in range(1, graph.BLOCK + 1):
             assert not maker.full()
-            maker.run(number, 1e-3)
+            maker.run(number, [1e-3])
         assert maker.full()
         with pytest.raises(AssertionError):
-            maker.run(graph.BLOCK + 1, 1e-3)
+            maker.run(graph.BLOCK + 1, [1e-3])
         made = maker.done()
         assert [step.number for step in made] == list(range(1, graph.BLOCK + 1))
         assert all(np.isfinite(step.losses.total) and step.losses.total > 0 for step in made)
-        maker.run(graph.BLOCK + 1, 1e-3)
+        maker.run(graph.BLOCK + 1, [1e-3])
         assert [step.number for step in maker.done()] == [graph.BLOCK + 1]

@@ -37,7 +37,7 @@ class Run:
 
     def run(self, *numbers):
         for number in numbers:
-            self.steps.run(number, 1e-3)
+            self.steps.run(number, [1e-3])
         return self.steps.done()
 
     def values(self):

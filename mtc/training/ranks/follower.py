@@ -44,7 +44,8 @@ def follow(config, world, abandon):
         session.run(training.share)
         part = {"first": begin["sample"], "rank": world.rank, "ranks": world.size}
         batches = stack.enter_context(pipeline.Pipeline(samples, config, skeleton, **part))
-        steps = Steps(session, training, batches, last=begin["last"], skipped=begin["skipped"], team=team)
+        steps = Steps(session, training, batches, last=begin["last"], skipped=begin["skipped"], device=device, team=team)
+        stack.callback(steps.close)
         mirrored = {
             "table": lambda: session.run(training.table),
             "values": lambda: session.run(training.values),
@@ -53,12 +54,12 @@ def follow(config, world, abandon):
         ready = False
         while True:
             if not ready:
-                batch, waited = steps.timed_batch()
-                team.ready(names=batch.names, bad=[list(entry) for entry in batch.bad], waited=waited)
+                made, waited = steps.prepare()
+                team.ready(names=[batch.names for batch in made], bad=[[list(entry) for entry in batch.bad] for batch in made], waited=waited)
                 ready = True
             message = team.receive()
             if message["do"] == "step":
-                steps.make(message["number"], message["rate"], message["place"])
+                steps.make(message["number"], message["rates"], message["place"])
                 ready = False
             elif message["do"] == "end":
                 return _end(message)
