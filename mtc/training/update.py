@@ -117,14 +117,15 @@ def _build_wrapped_step(step, outer, scaling, kept, so_far, most):
     good = _finite(norm) & loss_is_finite
     step.allow = good & (so_far <= most)
     step.when_called = lambda: tf.assign(outcome, tf.where_v2(good, MADE, SKIPPED)).op
-    before = tf.stack([norm, kept])  # read before the optimizer changes it
-    with tf.control_dependencies([before, tf.assign(outcome, OVERFLOWED)]):
+    # A copy, of what is never below 1: the optimizer's variable is changed in place, and all that is only read from it is a view of it.
+    scale = tf.maximum(kept, 1.0)
+    with tf.control_dependencies([scale, tf.assign(outcome, OVERFLOWED)]):
         op = outer.apply_gradients(gradients)
     with tf.control_dependencies([op]):
         left_out = tf.equal(outcome.read_value(), OVERFLOWED)
-    overflowed = left_out & loss_is_finite & _can_fall(scaling, before[1])
+    overflowed = left_out & loss_is_finite & _can_fall(scaling, scale)
     code, counted = _judge(left_out | tf.logical_not(good), overflowed, so_far, most)
-    return op, code, counted, tf.stack([before[0], tf.cast(code, tf.float32), before[1]]), [outcome]
+    return op, code, counted, tf.stack([norm, tf.cast(code, tf.float32), scale]), [outcome]
 
 
 def _norm(gradients):

@@ -1,5 +1,6 @@
 """Mixed precision and the loss scale: what is rounded and what is not, what an overflow changes and what it does not."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -24,9 +25,11 @@ ERRORS = {"mixed_bf16": 2.0**-8, "mixed_fp16": 2.0**-11}
 class Run:
     """Steps of a small network in this process."""
 
-    def __init__(self, config):
-        device = devices.select(config)
-        self.config, self.training = config, graph.build(config, BODY, device)
+    def __init__(self, config, wrap=None):
+        device, build = devices.select(config), graph.build
+        if wrap:  # a graph that others must not get
+            device, build = dataclasses.replace(device, wrap=wrap), graph.build.__wrapped__
+        self.config, self.training = config, build(config, BODY, device)
         self.session = tf.Session(graph=self.training.graph, config=device.session_config)
         self.training.set_variables(self.session, graph.initial_values(self.training, config))
         self.pipeline = pipeline.Pipeline(readers.training(config), config, BODY)
@@ -53,13 +56,34 @@ def start(small_config):
     """Start a `Run`: start("train.precision=mixed_fp16")."""
     started = []
 
-    def make(*overrides):
-        started.append(Run(small_config(*TINY + overrides)))
+    def make(*overrides, **options):
+        started.append(Run(small_config(*TINY + overrides), **options))
         return started[-1]
 
     yield make
     for run in started:
         run.close()
+
+
+def vendors(optimizer, scaling, ranks=1):
+    """`Device.wrap` of a vendor that keeps the loss scale itself: as CANN's, with variables that change in place, and as much of its rule as is
+    needed.
+    """
+    values = loss_scale.initial_values(scaling).items()
+    scale, _, bad = (tf.Variable(value, trainable=False, name=name, use_resource=False) for name, value in values)
+
+    class Outer(tf.train.Optimizer):
+        def compute_gradients(self, loss, *_, **__):
+            return [(gradient / scale, variable) for gradient, variable in optimizer.compute_gradients(loss * scale)]
+
+        def apply_gradients(self, grads_and_vars, global_step=None, name=None):
+            finite = tf.reduce_all([tf.reduce_all(tf.is_finite(gradient)) for gradient, _ in grads_and_vars])
+            applied = tf.cond(finite, lambda: optimizer.apply_gradients(grads_and_vars), tf.no_op)
+            new = tf.where_v2(finite, 1.0 * scale, tf.maximum(1.0, scale / scaling.factor))
+            with tf.control_dependencies([new]):
+                return tf.group(applied, tf.assign(scale, new), tf.assign_add(bad, 0))
+
+    return Outer(False, "outer"), scale
 
 
 def gradients(values):
@@ -174,6 +198,29 @@ def test_a_step_that_was_left_out_leaves_the_training_as_if_it_had_not_been(star
         next(plain.pipeline)
     assert {step.code for step in plain.run(*range(1, 13 - lost))} == {graph.update.MADE}
     assert same(weights(plain.values()), weights(overflowing.values()))
+
+
+def test_a_device_whose_optimizer_keeps_the_scale_makes_the_same_run(start):
+    options = ("train.precision=mixed_fp16", "loss_scale.initial=1e20", "loss_scale.factor=1024", "loss_scale.decrease_after=1")
+    ours, theirs = start(*options), start(*options, wrap=vendors)
+    expected, found = ours.run(*range(1, 9)), theirs.run(*range(1, 9))
+    assert {step.code for step in expected} == {graph.update.OVERFLOWED, graph.update.MADE}
+    assert [(step.code, step.loss_scale) for step in found] == [(step.code, step.loss_scale) for step in expected]
+    assert [step.losses for step in found] == [step.losses for step in expected]
+    a, b = ours.values(), theirs.values()
+    assert same(weights(a), weights(b))
+    assert a["loss_scale"] == b["loss_scale"]
+
+
+def test_a_step_that_such_an_optimizer_leaves_out_at_the_lowest_scale_is_a_fault(start):
+    run = start("train.precision=mixed_fp16", "train.skip_non_finite=1", "loss_scale.initial=1", wrap=vendors)
+    bias = {name: value + np.float32(1e7) for name, value in run.values().items() if name == "CPM/conv5_5_CPM_L2/biases"}
+    run.training.set_variables(run.session, bias)
+    before = run.values()
+    assert [step.code for step in run.run(1, 2, 3)] == [graph.update.SKIPPED, graph.update.REFUSED, graph.update.REFUSED]
+    after = run.values()
+    assert same(weights(before), weights(after))
+    assert after["global_step"] == before["global_step"] + 1
 
 
 def test_the_scale_grows_after_so_many_good_steps_and_falls_after_so_many_bad_ones(start):
