@@ -1,5 +1,6 @@
 """`python -m tasks.doctor`: can this run work here? Checks before anything long starts, a table, and what to do about each fault.
 
+With --device KIND it also has that device make a few steps of a small network, and compares them with the CPU's: what to begin with on a new machine.
 Every check runs, so that all faults are seen at once. It always looks again: what it depends on (disks, servers, devices) is no file of the run.
 """
 
@@ -16,6 +17,7 @@ from mtc import quiet
 from mtc.errors import UserError
 from mtc.fetch import extract, pretrained
 from mtc.storage import open_storage, split_uri
+from mtc.training.ranks import world as worlds
 from tasks import step
 
 log = logging.getLogger("mtc.doctor")
@@ -43,6 +45,12 @@ def run(context):
         ("tensorflow", _tensorflow),
         ("packages", _packages),
         ("device", lambda: _device(config)),
+    )
+    if context.arguments.device:
+        config.train.device = context.arguments.device
+        checks += (("ascend", lambda: _ascend(config)),) if config.train.device == "npu" else ()
+        checks += (("trial", lambda: _trial(config)),)
+    checks += (
         ("run directory", lambda: _writable(context.run_dir, run_dir_bytes(config))),
         ("data", lambda: _data(config)),
         ("snapshot", lambda: _snapshot(config)),
@@ -137,6 +145,46 @@ def _device(config):
     return "{}: {} (train.device={})".format(device.kind, device.name, config.train.device)
 
 
+def _ascend(config):
+    """What CANN needs around the adapter, each fault with its remedy."""
+    opp = os.environ.get("ASCEND_OPP_PATH")
+    if not opp:
+        raise UserError("ASCEND_OPP_PATH is not set: source CANN's set_env.sh in the shell that trains")
+    if not os.path.isdir(opp):
+        raise UserError("ASCEND_OPP_PATH={} is no folder: source the set_env.sh of the CANN that is installed".format(opp))
+    try:
+        importlib.import_module("hccl.manage.api")
+        hccl = "hccl is there"
+    except Exception as error:
+        hccl = "no hccl, so one device only ({}: {})".format(type(error).__name__, error)
+    environ = worlds.of_environment("npu")
+    ranks = "rank {} of {}".format("to be found by HCCL" if environ.rank is None else environ.rank, environ.size) if environ else "one device"
+    tried = sys.version_info[:2] != (3, 7) or 5 <= sys.version_info[2] <= 11
+    remark = "" if tried else "; Python is {}, the vendor names 3.7.5 to 3.7.11".format(platform.python_version())
+    return "CANN's operators at {}, {}, {}{}".format(opp, hccl, ranks, remark)
+
+
+def _trial(config):
+    from mtc import devices
+    from mtc.training import trial
+
+    device = devices.select(config, replicas=1)
+    if device.before_first_step:
+        log.info("  ...     %-14s %s", "trial", device.before_first_step)
+    made = trial.run(config, device)
+    told = "{} steps of a small network, losses within {:.1e} of the CPU's; the first took {:.1f} s, the last {:.2f} s"
+    told = told.format(trial.STEPS, made.difference, made.first_seconds, made.seconds)
+    if made.difference > trial.TOLERANCE:
+        advice = "npu.precision_mode=force_fp32 tells whether it is the precision" if device.kind == "npu" else "train.precision=fp32 tells"
+        raise UserError("{}: more than {:g}, so something is wrong ({})".format(told, trial.TOLERANCE, advice))
+    return told
+
+
+def arguments(parser):
+    """Add what only the doctor takes."""
+    parser.add_argument("--device", choices=("cpu", "gpu", "npu"), help="have this device make a few steps, and compare them with the CPU's")
+
+
 def _data(config):
     missing = data_bytes(config)
     return "{}: {}".format(config.data.root, _writable(config.data.root, missing))
@@ -189,6 +237,7 @@ STEP = step.Step(
     description=__doc__.splitlines()[0],
     inputs=lambda context: {"looked_at": time.time()},
     run=run,
+    arguments=arguments,
 )
 
 if __name__ == "__main__":

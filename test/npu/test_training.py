@@ -13,7 +13,8 @@ from mtc import devices
 from mtc.skeleton import SKELETONS
 from mtc.training import checkpoints
 from mtc.training import graph as graphs
-from tasks import train
+from mtc.training import trial
+from tasks import doctor, train
 from test.npu.conftest import DOUBLE, clean_environment
 from test.npu.placement import falls
 from test.training.test_training import assert_same_variables, metrics
@@ -159,3 +160,31 @@ def test_two_ranks_run_the_same_graphs_in_the_same_order(small, trained, tmp_pat
         assert [line["loss"] for line in steps(tmp_path / "two")] == pytest.approx([line["loss"] for line in steps(alone)], rel=1e-4)
     else:  # both left the same step out
         assert [line["step"] for line in metrics(tmp_path / "two") if line["kind"] == "overflow"] == [2]
+
+
+def test_the_doctor_has_the_npu_make_steps_and_compares_them(small, npu_double, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("ASCEND_OPP_PATH", str(tmp_path))
+    assert doctor.main(small(*NPU) + ["--device", "npu"]) == 0
+    printed = capfd.readouterr().err
+    assert "CANN's operators at {}, hccl is there, one device".format(tmp_path) in printed
+    assert "3 steps of a small network, losses within" in printed
+    assert [entry["device"] for entry in npu_double.journal() if entry["kind"] == "run" and entry["trains"]] == ["npu"] * 3 + ["host"] * 3
+
+
+@pytest.mark.parametrize(("path", "sentence"), [(None, "ASCEND_OPP_PATH is not set"), ("/nowhere/opp", "ASCEND_OPP_PATH=/nowhere/opp is no folder")])
+def test_the_doctor_tells_what_cann_misses(small, npu_double, monkeypatch, capfd, path, sentence):
+    monkeypatch.delenv("ASCEND_OPP_PATH", raising=False)
+    if path:
+        monkeypatch.setenv("ASCEND_OPP_PATH", path)
+    monkeypatch.setattr(trial, "run", lambda config, device: trial.Trial([1.0], [1.0], 0.0, 0.0))
+    assert doctor.main(small(*NPU) + ["--device", "npu"]) == 2
+    assert sentence in capfd.readouterr().err
+
+
+def test_the_doctor_refuses_a_device_that_computes_something_else(small, monkeypatch, capfd):
+    monkeypatch.setattr(trial, "run", lambda config, device: trial.Trial([1.0, float("nan")], [1.0, 1.0], 0.0, 0.0))
+    assert doctor.main(small() + ["--device", "cpu"]) == 2
+    assert "losses within inf of the CPU's" in capfd.readouterr().err
+    monkeypatch.setattr(trial, "run", lambda config, device: trial.Trial([1.0, 1.02], [1.0, 1.0], 0.0, 0.0))
+    assert doctor.main(small() + ["--device", "cpu"]) == 2
+    assert "more than 0.01, so something is wrong (train.precision=fp32 tells)" in capfd.readouterr().err
