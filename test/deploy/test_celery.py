@@ -140,7 +140,7 @@ def test_a_killed_and_a_stopped_worker_lose_and_repeat_no_step(trained):
 
 def test_training_ran_on_the_queue_of_the_devices_and_the_rest_did_not(trained):
     queues = {task["task_id"]: task["queue"] for task in trained.rest("GET", f"{_run()}/taskInstances")["task_instances"]}
-    assert {task for task, queue in queues.items() if queue == "npu"} == {"validate", "train", "evaluate", "report"}
+    assert {task for task, queue in queues.items() if queue == "npu"} == {"validate", "train", "train_with", "evaluate", "report"}
     assert set(queues.values()) == {"default", "npu"}
     assert sum(name == "preprocess.masks" for name in (task[0] for task in trained.tasks(RUN))) == 2
 

@@ -1,5 +1,6 @@
 """PostgreSQL + LocalExecutor: one training, and what it is trained on dies or goes away under it, part by part."""
 
+import json
 import os
 import subprocess
 import time
@@ -7,7 +8,7 @@ import time
 import pytest
 
 from test.dag.conftest import HOME, REAL_PYTHON, ROOT
-from test.deploy.servers import Deployment
+from test.deploy.servers import Deployment, processes_of
 
 AWAY_SECONDS = int(os.environ.get("MTC_AWAY_SECONDS", "45"))
 """How long the API server is away: with Airflow's own settings a training would be killed after 28 s."""
@@ -66,8 +67,34 @@ def test_a_training_outlives_scheduler_database_and_api_server(training, postgre
     assert training.found(RUN, "train")["try_number"] <= 4  # of 6: each of two killed schedulers costs at most one, and a stopped trainer another
 
 
-def end_after(airflow, more):
+@pytest.mark.timeout(900)
+def test_two_machines_train_together_and_where_one_is_lost_both_try_again(airflow):
+    run = "two-machines"
+    rules = [
+        f"storage.uri={airflow.home / 'storage'}",
+        "storage.keep_last=3",
+        "train.snapshot_every=20",
+        "train.batch_size=2",
+        "distributed.patience=240",
+    ]
+    airflow.start_training(run, *rules, world_size=2, machines=2)
+    airflow.wait_for(lambda: len(airflow.journal(run)) > 25, "a checkpoint", 120)
+    job = json.loads((airflow.run_dir(run) / "logs" / "train_with_0.job").read_text())
+    for process in processes_of({job["pid"]}):
+        process.kill()
+    airflow.wait_for(lambda: len(airflow.journal(run, "start")) == 2, "another try of both", 240)
+    airflow.wait_for(lambda: end_after(airflow, 30, run), "a trainer that takes a wish", 240)
+    assert airflow.end_of(run) == "success", airflow.output()[-20000:]
+    assert [line["ranks"] for line in airflow.journal(run, "start")] == [2, 2]
+    assert [line["status"] for line in airflow.journal(run, "end")] == ["failed", "success"]
+    later = {line["step"]: line for line in airflow.journal(run)}  # of a step that was made twice the second counts
+    assert sorted(later) == list(range(1, max(later) + 1))
+    states = {task: state for task, state, _ in airflow.tasks(run)}
+    assert (states["train"], states["train_with"], states["report"]) == ("success", "success", "success")
+
+
+def end_after(airflow, more, run=RUN):
     """Ask the trainer to end so many steps from now; returns whether it has heard."""
-    last = airflow.journal(RUN)[-1]["step"] + more
-    command = [REAL_PYTHON, "-m", "tasks.control", "--run-dir", str(airflow.run_dir(RUN)), "steps", str(last)]
+    last = airflow.journal(run)[-1]["step"] + more
+    command = [REAL_PYTHON, "-m", "tasks.control", "--run-dir", str(airflow.run_dir(run)), "steps", str(last)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 0

@@ -11,9 +11,8 @@ import tensorflow.compat.v1 as tf
 from mtc import config as configuration
 from mtc import devices
 from mtc.skeleton import SKELETONS
-from mtc.training import checkpoints
+from mtc.training import checkpoints, trial
 from mtc.training import graph as graphs
-from mtc.training import trial
 from tasks import doctor, train
 from test.npu.conftest import DOUBLE, clean_environment
 from test.npu.placement import falls
