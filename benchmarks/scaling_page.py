@@ -1,0 +1,3 @@
+"""stub"""
+def tables(d): return ""
+def renew(p): pass
