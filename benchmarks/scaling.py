@@ -135,7 +135,11 @@ def train(folder, ranks, link, bucket, steps):
     """Return the seconds of a training's steps after its warm-up, as rank 0 sees them."""
     run = os.path.join(folder, "run-{}-{}-{:g}".format(ranks, LINKS.index(link) if link in LINKS else "x", bucket))
     warm_up = _warm_up(steps)
-    settings = ["train.batch_size={}".format(LOCAL_BATCH * ranks), "train.steps={}".format(steps + warm_up), "distributed.bucket_mb={:g}".format(bucket)]
+    settings = [
+        "train.batch_size={}".format(LOCAL_BATCH * ranks),
+        "train.steps={}".format(steps + warm_up),
+        "distributed.bucket_mb={:g}".format(bucket),
+    ]
     with Network(ranks, link) as network, contextlib.ExitStack() as stack:
         processes = []
         for rank in range(ranks):
@@ -268,7 +272,9 @@ def arguments(argv):
     parser.add_argument("--quick", action="store_true", help="1 and 2 ranks, two networks, few steps: for a first look, not for a claim")
     parser.add_argument("--ranks", type=_counts, help="numbers of ranks, separated by commas (default: 1,2,4; with --quick 1,2)")
     parser.add_argument("--steps", type=_positive, help="steps of a training that are measured (default: 30; with --quick 10)")
-    parser.add_argument("--out", default=os.path.join(ROOT, "benchmarks", "out", "scaling.json"), help="where figures are kept (default: %(default)s)")
+    parser.add_argument(
+        "--out", default=os.path.join(ROOT, "benchmarks", "out", "scaling.json"), help="where figures are kept (default: %(default)s)"
+    )
     parser.add_argument("--page", action="store_true", help="measure nothing: renew the tables of docs/scaling.md by the figures of --out")
     options = parser.parse_args(argv)
     options.ranks = options.ranks or ([1, 2] if options.quick else [1, 2, 4])
