@@ -2,7 +2,7 @@
 
 Ranks are processes of `python -m tasks.train` on this machine, each in a network namespace of its own (`benchmarks.scaling_network`). Of every case:
 the step; its computation alone, by as many trainings side by side that know nothing of each other; its communication alone
-(`benchmarks.scaling_rank`). Writes raw figures to benchmarks/out/scaling.json and prints the page's tables; with --page it measures nothing and renews
+(`benchmarks.scaling_rank`). Writes raw figures to benchmarks/out/scaling.json and prints their tables; with --page it measures nothing and renews
 docs/scaling.md by them. Needs root and iproute2.
 """
 

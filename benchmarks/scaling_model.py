@@ -186,13 +186,14 @@ def fitted(cases, layers):
     steps = [case for case in cases if case.compute and case.ranks > 1]
     if not sums:
         raise ValueError("nothing to fit: no communication of more than one rank was measured")
+    pieces = [timeline(layers, 0.0, functools.partial(cut, bucket=case.bucket))[0] for case in sums]
     start = np.log([2e-4, 1.5, 1.1, 1e-9])
     best = None
     for in_flight in (1, 2, 4, 8, math.inf):
 
         def residuals(logs, in_flight=in_flight):
             fit = Fit(*np.exp(logs), in_flight=in_flight, overlap=1.0)
-            return np.array([predicted(case, layers, fit) / case.seconds - 1 for case in sums])
+            return np.array([ends(some, costs(some, case, fit), in_flight) / case.seconds - 1 for some, case in zip(pieces, sums)])
 
         logs, squares = _least_squares(residuals, start)
         if best is None or squares < best[0]:

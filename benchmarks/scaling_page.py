@@ -23,7 +23,10 @@ USUAL = 4.0
 
 
 def renew(path):
-    """Renew the tables of docs/scaling.md, and the figures beside it, by those of a file. Errors: UserError where there are none, or they are quick."""
+    """Renew the tables of docs/scaling.md, and the figures beside it, by those of a file.
+
+    Errors: UserError where there are none, or they were measured with --quick.
+    """
     document = files.read_json(path)
     if document is None:
         raise UserError("{} does not exist: measure first (make scaling)".format(path))
