@@ -68,6 +68,7 @@ ASCEND = System(
     sources=(
         ("peak, fp16", "256 TFLOPS", _HOT_CHIPS),
         ("within half a server", "HCCS, 240 Gbit/s (30 GB/s) a port", _HOT_CHIPS),
+        ("between the halves", "PCIe 4.0 x16; taken to be no slower than HCCS", "assumed"),
         ("between servers", "a 100 Gbit/s RoCE port an NPU", "Huawei, Atlas 800 Training Server (model 9000), technical white paper"),
     ),
 )
