@@ -235,7 +235,7 @@ def _least_squares(residuals, start, rounds=60):
         new = np.clip(now + np.clip(move, -2, 2), start - 12, start + 12)
         there = residuals(new)
         if there @ there < here @ here:
-            done = here @ here - there @ there < 1e-12
+            done = here @ here - there @ there < 1e-5 * (here @ here)
             now, here, damping = new, there, damping / 4
             if done:
                 break

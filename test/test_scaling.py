@@ -95,8 +95,8 @@ def test_pieces_are_those_that_the_collectives_make(tmp_path):
             return flat
 
     rng = np.random.RandomState(1)
-    for bucket in (64, 1000, 4096, 10**6):
-        counts = [int(count) for count in rng.randint(1, 900, 30)]
+    for bucket in (64, 1000, 10**6):
+        counts = [int(count) for count in rng.randint(1, 200, 12)]
         with tf.Graph().as_default():
             recorded = Recorded(bucket)
             recorded.sum([tf.zeros([count]) for count in counts])
@@ -281,7 +281,8 @@ def namespaces():
     return subprocess.run(["ip", "netns", "list"], stdout=subprocess.PIPE, check=True).stdout.decode()
 
 
-def test_two_ranks_train_over_a_shaped_network(networks, tmp_path):
+def test_two_ranks_train_over_a_shaped_network(networks, tmp_path, monkeypatch):
+    monkeypatch.setattr(scaling, "MODEL", ("model.width=0.1", "model.stages=1", "model.crop=32"))
     scaling.prepare(str(tmp_path))
     seconds = scaling.train(str(tmp_path), 2, networks.Link("slow", 1e9, 1e-3), 4.0, steps=3)
     assert len(seconds) == 3
