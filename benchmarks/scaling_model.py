@@ -36,12 +36,14 @@ class Piece(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What a piece costs."""
+    """What a piece costs: first a core, then the wire, each of which has one piece at a time."""
 
     wire: float
     """Seconds in which nothing else can be sent."""
     latency: float
     """Seconds from then until it is there, in which other pieces may be sent."""
+    core: float = 0.0
+    """Seconds of a core, before."""
 
 
 class Fit(NamedTuple):
@@ -113,14 +115,15 @@ def ring(size, ranks, alpha, beta):
 
 
 def ends(pieces, costs, in_flight=1):
-    """Return the seconds at which all pieces have arrived. They are sent one after another, at most in_flight under way at a time."""
-    free, arrived = 0.0, []
+    """Return the seconds at which all pieces have arrived. They keep their order, with at most in_flight under way at a time."""
+    core, wire, arrived = 0.0, 0.0, []  # seconds from which on each is free
     for number, (piece, cost) in enumerate(zip(pieces, costs)):
-        start = max(piece.ready, free)
+        start = max(piece.ready, core)
         if number >= in_flight:
             start = max(start, arrived[int(number - in_flight)])
-        free = start + cost.wire
-        arrived.append(free + cost.latency)
+        core = start + cost.core
+        wire = max(core, wire) + cost.wire
+        arrived.append(wire + cost.latency)
     return max(arrived, default=0.0)
 
 
@@ -157,9 +160,9 @@ def costs(pieces, case, fit):
     hops = 2 * (case.ranks - 1)
     made = []
     for piece in pieces:
-        beta = fit.wire * 8 / case.rate + fit.byte * case.crowd
-        cost = ring(piece.size, case.ranks, alpha=fit.trips * case.delay, beta=beta)
-        made.append(cost._replace(wire=cost.wire + hops * fit.message * case.crowd))
+        work = case.crowd * hops * (fit.message + fit.byte * piece.size / case.ranks)
+        cost = ring(piece.size, case.ranks, alpha=fit.trips * case.delay, beta=fit.wire * 8 / case.rate)
+        made.append(cost._replace(core=work))
     return made
 
 

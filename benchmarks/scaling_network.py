@@ -148,6 +148,8 @@ def check():
         raise UserError("network namespaces do not work on this machine: {}".format(error)) from None
     finally:
         subprocess.run(["ip", "netns", "del", name], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+    if not has_netem() and not os.path.exists("/dev/net/tun"):
+        raise UserError("this kernel can delay no packets: it has no netem (module sch_netem), and there is no /dev/net/tun to do without")
 
 
 _netem = None

@@ -124,7 +124,7 @@ def _measured(document):
     head = [
         "ranks",
         "network",
-        "step",
+        "step (quartiles)",
         "computation alone",
         "communication alone",
         "exposed",
@@ -148,7 +148,7 @@ def _measured(document):
             [
                 str(row["ranks"]),
                 row["link"],
-                _ms(row["seconds"]),
+                "{} ({} to {})".format(_ms(row["seconds"]), *map(_ms, row["quartiles"])),
                 _ms(alone),
                 _ms(found["seconds"]),
                 "{:.0%}".format((row["seconds"] - alone) / row["seconds"]),

@@ -82,6 +82,13 @@ def test_pieces_in_flight_hide_latency_but_not_the_wire():
     assert 18.0 < scaling_model.ends(pieces, costs, in_flight=4) < 88.0
 
 
+def test_a_core_works_on_a_piece_while_the_wire_has_the_one_before():
+    pieces = [scaling_model.Piece(1, 0.0)] * 8
+    assert scaling_model.ends(pieces[:1], [Cost(wire=3.0, latency=0.5, core=2.0)]) == 5.5
+    assert scaling_model.ends(pieces, [Cost(wire=3.0, latency=0.5, core=2.0)] * 8, in_flight=math.inf) == 2.0 + 8 * 3.0 + 0.5
+    assert scaling_model.ends(pieces, [Cost(wire=2.0, latency=0.5, core=3.0)] * 8, in_flight=math.inf) == 8 * 3.0 + 2.0 + 0.5
+
+
 def test_pieces_are_those_that_the_collectives_make(tmp_path):
     tf = pytest.importorskip("tensorflow.compat.v1")
     from mtc.training.ranks.collectives import Collectives
