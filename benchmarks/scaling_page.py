@@ -259,7 +259,7 @@ def _remedies(layers):
     def bucket(megabytes):
         return functools.partial(scaling_model.cut, bucket=megabytes * 1e6)
 
-    even = functools.partial(scaling_model.cut_by_shares, shares=(25, 25, 25, 25))
+    three = functools.partial(scaling_model.cut_by_shares, shares=(45, 45, 10))
     changes = [
         ("as it is", {}),
         ("one flat ring", {"algorithm": scaling_predictions.flat}),
@@ -267,7 +267,7 @@ def _remedies(layers):
         ("pieces of 4 MB", {"cutting": bucket(4)}),
         ("pieces of 16 MB", {"cutting": bucket(16)}),
         ("pieces of 64 MB", {"cutting": bucket(64)}),
-        ("four equal pieces (`npu.gradient_fusion=25,25,25,25`)", {"cutting": even}),
+        ("three pieces (`npu.gradient_fusion=45,45,10`)", {"cutting": three}),
         ("gradients of 2 bytes", {"assumed": half}),
         ("64 MB, halving and doubling, 2 bytes", {"cutting": bucket(64), "algorithm": halving, "assumed": half}),
         ("batch 32 a device in place of 8", {"batch": 32}),
