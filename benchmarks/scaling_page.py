@@ -175,6 +175,8 @@ def _sweep(document):
 
 def _fit(document):
     found, layers = cases(document), [Layer(*row) for row in document["networks"]["measured"]]
+    if not found:
+        return "Nothing to fit: one rank alone was measured."
     fit = scaling_model.fitted(found, layers)
     text = (
         "Fitted: a hop of a piece costs {:.2f} ms of work and waits for {:.1f} one-way delays; {:.2f} bits on the wire for a bit of a gradient; "
@@ -267,7 +269,7 @@ def _remedies(layers):
         ("pieces of 4 MB", {"cutting": bucket(4)}),
         ("pieces of 16 MB", {"cutting": bucket(16)}),
         ("pieces of 64 MB", {"cutting": bucket(64)}),
-        ("three pieces (`npu.gradient_fusion=45,45,10`)", {"cutting": three}),
+        ("three pieces of 45, 45 and 10 %", {"cutting": three}),
         ("gradients of 2 bytes", {"assumed": half}),
         ("64 MB, halving and doubling, 2 bytes", {"cutting": bucket(64), "algorithm": halving, "assumed": half}),
         ("batch 32 a device in place of 8", {"batch": 32}),

@@ -266,6 +266,13 @@ def test_a_page_is_not_made_of_a_quick_look(tmp_path, monkeypatch, capsys):
     assert "--quick" in capsys.readouterr().err
 
 
+def test_one_rank_has_a_table_and_nothing_to_fit():
+    with open(scaling_page.FIGURES, encoding="utf-8") as f:
+        document = json.load(f)
+    document.update(communication=[], steps=[])
+    assert "Nothing to fit" in scaling_page.tables(document)
+
+
 def test_overlap_is_the_part_of_the_shorter_that_is_hidden():
     assert scaling_page.overlap(step=3.0, compute=3.0, communication=2.0) == 1.0
     assert scaling_page.overlap(step=5.0, compute=3.0, communication=2.0) == 0.0
