@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup demo airflow test lint parity bench crash stall pictures lock clean
+.PHONY: help setup demo airflow test lint parity bench crash stall scaling pictures lock clean
 
 ENV := source scripts/env.sh &&
 GOLDEN ?= ../shared/golden
@@ -44,6 +44,10 @@ crash: ## kill trainers a thousand times, in 40 minutes, and check that nothing 
 stall: ## what a checkpoint costs the step loop, at full size, in 3 minutes
 	@scripts/setup.sh --tests
 	@$(ENV) "$$MTC_PYTHON" -m benchmarks.stall $(ARGS)
+
+scaling: ## how training scales over 1, 2 and 4 ranks on networks with a delay and a rate, in 15 minutes; needs root; ARGS="--quick"
+	@scripts/setup.sh --tests
+	@$(ENV) "$$MTC_PYTHON" -m benchmarks.scaling $(ARGS)
 
 pictures: ## take the pictures of docs/ in a browser (needs Chromium), while a training runs
 	@scripts/setup.sh --tests
