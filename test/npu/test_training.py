@@ -121,6 +121,7 @@ def test_no_operation_of_the_training_graph_leaves_the_ai_cores(npu_double, case
     assert [(fall.name, fall.type, fall.where, fall.why) for fall in found] == []
 
 
+@pytest.mark.timeout(900)  # two processes
 @pytest.mark.parametrize("table", [True, False], ids=["rank table", "HCCL decides"])
 def test_two_ranks_run_the_same_graphs_in_the_same_order(small, trained, tmp_path, table):
     environ = dict(clean_environment(), PYTHONPATH=DOUBLE, NPU_DOUBLE_JOURNAL=str(tmp_path / "journal.{rank}.jsonl"), NPU_DOUBLE_OVERFLOW="2")

@@ -27,6 +27,7 @@ MIX = (
 )
 """Labels of several kinds, so that the ranks' parts weigh differently."""
 
+pytestmark = pytest.mark.timeout(900)  # each starts TensorFlow several times
 PATIENCE = 400
 """Seconds after which a test gives up waiting; a crowded machine takes its time."""
 
