@@ -295,6 +295,7 @@ def namespaces():
     return subprocess.run(["ip", "netns", "list"], stdout=subprocess.PIPE, check=True).stdout.decode()
 
 
+@pytest.mark.timeout(900)  # starts TensorFlow several times
 def test_two_ranks_train_over_a_shaped_network(networks, tmp_path, monkeypatch):
     monkeypatch.setattr(scaling, "MODEL", ("model.width=0.1", "model.stages=1", "model.crop=32"))
     scaling.prepare(str(tmp_path))

@@ -12,6 +12,7 @@ import pytest
 
 from test.npu.conftest import DOUBLE, clean_environment
 
+pytestmark = pytest.mark.timeout(600)  # each starts TensorFlow twice
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 SCENARIO = os.path.join(ROOT, "test", "npu", "scenarios", "two_ranks.py")
 
@@ -36,7 +37,7 @@ def run(environments, folder, overflow):
     started = []
     for number, environment in enumerate(environments):
         journal = folder / "journal-{}.jsonl".format(number)
-        given = {"JOB_ID": "10087", "NPU_DOUBLE_JOURNAL": str(journal), "NPU_DOUBLE_OVERFLOW": overflow[number], "NPU_DOUBLE_TIMEOUT": "90",
+        given = {"JOB_ID": "10087", "NPU_DOUBLE_JOURNAL": str(journal), "NPU_DOUBLE_OVERFLOW": overflow[number], "NPU_DOUBLE_TIMEOUT": "300",
                  "PYTHONPATH": os.pathsep.join([DOUBLE, ROOT]), "TF_CPP_MIN_LOG_LEVEL": "2"}  # fmt: skip
         command = [sys.executable, "-W", "ignore", SCENARIO]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "universal_newlines": True}
@@ -44,7 +45,7 @@ def run(environments, folder, overflow):
     found = []
     for process, journal in started:
         try:
-            output, errors = process.communicate(timeout=150)
+            output, errors = process.communicate(timeout=500)
         finally:
             process.kill()
         assert process.returncode == 0, errors[-3000:]
