@@ -9,11 +9,12 @@ import pytest
 from test import parity
 
 GOLDEN = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "shared", "golden")
+FILES = parity.golden_files(GOLDEN) if os.path.isdir(GOLDEN) else []
 with_golden = pytest.mark.skipif(not os.path.isdir(GOLDEN), reason="the golden numbers are not part of the project")
 
 
 @with_golden
-@pytest.mark.parametrize("path", parity.golden_files(GOLDEN) if os.path.isdir(GOLDEN) else [], ids=os.path.basename)
+@pytest.mark.parametrize("path", FILES, ids=[os.path.basename(path) for path in FILES])
 def test_this_code_gives_the_references_numbers(path):
     assert [(what, error, bound) for what, error, bound in parity.compare(path) if not error <= bound] == []
 
