@@ -83,9 +83,10 @@ with DAG(
         return [{"record": record_of(machine)} for machine in range(1, params["machines"])]
 
     # They start together or not at all: who comes waits for the others (distributed.patience); where one is lost all end, and are tried again.
+    more = machines()
     others = deployment.on_more_devices(
         "train", task_id="train_with", retries=5, retry_delay=timedelta(seconds=30), map_index_template="{{ task.record }}"
-    ).expand_kwargs(more := machines())
+    ).expand_kwargs(more)
     evaluate = deployment.on_device("evaluate", task_id="evaluate")
     report = deployment.on_device("report", task_id="report", outlets=[assets.REPORT])
 
