@@ -95,6 +95,7 @@ def measure(options):
     document["networks"], document["versions"] = _networks()
     document.update(computation={}, communication=[], steps=[])
     folder = tempfile.mkdtemp(prefix="mtc-scaling-")
+    os.makedirs(os.path.dirname(os.path.abspath(options.out)), exist_ok=True)
     try:
         tell("making a data set")
         prepare(folder)
@@ -114,7 +115,7 @@ def measure(options):
                     tell("{} ranks, {}: training, pieces of {:g} MB".format(count, link.name, bucket))
                     row = {"ranks": count, "link": link.name, "bucket_mb": bucket}
                     document["steps"].append(dict(row, **_summary(train(folder, count, link, bucket, options.steps))))
-        document["seconds"] = round(time.time() - started)
+            files.write_json(options.out, document)  # kept, should a case of more ranks fail
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return document

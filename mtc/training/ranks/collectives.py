@@ -12,6 +12,9 @@ import tensorflow.compat.v1 as tf
 _LEADER = "/job:worker/replica:0/task:0"
 _GROUP = 1
 
+_open = []
+"""All sessions of this process: one that nobody refers to any more would be closed."""
+
 
 class Collectives:
     """What a graph and a session of one rank need."""
@@ -28,10 +31,12 @@ class Collectives:
 
     @contextlib.contextmanager
     def session(self, graph):
-        """Yield a session on this rank's server. It stays open, for the process ends with it: to close it asks all servers, and waits half a minute
-        for one whose process has ended before.
+        """Yield a session on this rank's server. It stays open, for the process ends with it: to close it asks all servers, and waits half a minute,
+        or for ever, for one whose process has ended before.
         """
-        yield tf.Session(self._server.target, graph=graph, config=self.config)
+        session = tf.Session(self._server.target, graph=graph, config=self.config)
+        _open.append(session)
+        yield session
 
     def scope(self):
         """Return the context manager under which the graph of this rank is built: without it, operations land on rank 0."""
