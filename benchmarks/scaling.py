@@ -95,7 +95,6 @@ def measure(options):
     document["networks"], document["versions"] = _networks()
     document.update(computation={}, communication=[], steps=[])
     folder = tempfile.mkdtemp(prefix="mtc-scaling-")
-    os.makedirs(os.path.dirname(os.path.abspath(options.out)), exist_ok=True)
     try:
         tell("making a data set")
         prepare(folder)
