@@ -114,7 +114,7 @@ def measure(options):
                     tell("{} ranks, {}: training, pieces of {:g} MB".format(count, link.name, bucket))
                     row = {"ranks": count, "link": link.name, "bucket_mb": bucket}
                     document["steps"].append(dict(row, **_summary(train(folder, count, link, bucket, options.steps))))
-        document["seconds"] = round(time.time() - started)
+            files.write_json(options.out, document)  # kept, should a case of more ranks fail
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return document
