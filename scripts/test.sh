@@ -86,7 +86,8 @@ export MTC_CRASH_CYCLES=50 # of the test suites together
 if [ -f .venv-train2/.mtc-tests ]; then
     export MTC_CRASH_CYCLES=25
     second="training on $(versions_of .venv-train2)"
-    in_background second "$MTC_HOME/.venv-train2/bin/python" test --ignore=test/dag --ignore=test/deploy "$@"
+    # The scripts and the benchmark of networks are slow, and the same on every TensorFlow.
+    in_background second "$MTC_HOME/.venv-train2/bin/python" test --ignore=test/dag --ignore=test/deploy --ignore=test/entry_points --ignore=test/test_scaling.py "$@"
 fi
 printf '\n--- %s (beside it: %s%s%s)\n' "$first" "$airflow" "${deploy:+; $deploy}" "${second:+; $second}"
 suite first "$MTC_PYTHON" test --ignore=test/dag --ignore=test/deploy "$@"
