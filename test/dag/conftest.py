@@ -1,7 +1,6 @@
 """An Airflow of the tests' own, set up before the first import of Airflow reads its configuration, and an interpreter that plays the steps."""
 
 import contextlib
-import copy
 import json
 import os
 import pathlib
@@ -65,16 +64,9 @@ def airflow_database():
     initdb()
 
 
-@pytest.fixture
-def dag(parsed_dag, monkeypatch):
-    """The DAG, as Airflow reads it; a run leaves its parameters in it."""
-    monkeypatch.setattr(parsed_dag, "params", copy.deepcopy(parsed_dag.params))
-    return parsed_dag
-
-
 @pytest.fixture(scope="session")
-def parsed_dag(airflow_database):
-    """The DAG, parsed once."""
+def dag(airflow_database):
+    """The DAG, as Airflow reads it."""
     from airflow.dag_processing.dagbag import DagBag
 
     bag = DagBag(dag_folder=str(ROOT / "dags"))

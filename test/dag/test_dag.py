@@ -12,10 +12,13 @@ from airflow.sdk.exceptions import ParamValidationError
 from mtc_airflow import detached, leftovers, params, run_directory
 from test.dag.conftest import ROOT, wait_for
 
+ALONE = {"world_size": 1, "machines": 1}
+"""Said each time: what a run of `dag.test` is told becomes the default of those after it, for half a minute."""
+
 
 def ran(dag, **conf):
     """Run the DAG to its end; return (state, {task: state}, run directory)."""
-    run = dag.test(run_conf=conf)
+    run = dag.test(run_conf={**ALONE, **conf})
     states = {ti.task_id: str(ti.state) for ti in run.get_task_instances()}
     return str(run.state), states, run_directory.run_directory("mtc_train", run.run_id)
 
@@ -257,7 +260,7 @@ def test_a_checkpoint_s_event_says_step_loss_and_place(dag, airflow_database, st
     from sqlalchemy import select
 
     steps.plan(train=["trained"])
-    run = dag.test(run_conf={})
+    run = dag.test(run_conf=ALONE)
     assert run.state == "success"
     with create_session() as session:
         events = session.scalars(select(AssetEvent).where(AssetEvent.source_task_id == "train").order_by(AssetEvent.id)).all()
