@@ -9,55 +9,29 @@ import tensorflow.compat.v1 as tf
 
 from mtc import devices
 from mtc.config import load
-from mtc.data import pipeline, readers
 from mtc.nets import convolution
 from mtc.skeleton import BODY
 from mtc.training import graph, loss_scale
-from mtc.training.steps import Steps
 from tasks import train
+from test.training.few_steps import TINY, FewSteps
 from test.training.test_training import assert_same_variables, metrics
 
-TINY = ("model.stages=1", "model.crop=32", "model.width=0.02", "train.batch_size=2", "train.device=cpu")
+CPU = TINY + ("train.device=cpu",)
 ERRORS = {"mixed_bf16": 2.0**-8, "mixed_fp16": 2.0**-11}
 """Largest relative error of one rounding."""
 
 
-class Run:
-    """Steps of a small network in this process."""
-
-    def __init__(self, config, wrap=None):
-        device, build = devices.select(config), graph.build
-        if wrap:  # a graph that others must not get
-            device, build = dataclasses.replace(device, wrap=wrap), graph.build.__wrapped__
-        self.config, self.training = config, build(config, BODY, device)
-        self.session = tf.Session(graph=self.training.graph, config=device.session_config)
-        self.training.set_variables(self.session, graph.initial_values(self.training, config))
-        self.pipeline = pipeline.Pipeline(readers.training(config), config, BODY)
-        self.steps = Steps(self.session, self.training, self.batches(), last=1000)
-
-    def batches(self):
-        yield from self.pipeline
-
-    def run(self, *numbers):
-        for number in numbers:
-            self.steps.run(number, [1e-3])
-        return self.steps.done()
-
-    def values(self):
-        return self.session.run(self.training.values)
-
-    def close(self):
-        self.session.close()
-        self.pipeline.__exit__()
-
-
 @pytest.fixture
 def start(small_config):
-    """Start a `Run`: start("train.precision=mixed_fp16")."""
+    """Start `FewSteps`: start("train.precision=mixed_fp16"). wrap: see `mtc.devices.Device`."""
     started = []
 
-    def make(*overrides, **options):
-        started.append(Run(small_config(*TINY + overrides), **options))
+    def make(*overrides, wrap=None):
+        config, build = small_config(*CPU + overrides), graph.build
+        device = devices.select(config)
+        if wrap:  # a graph that others must not get
+            device, build = dataclasses.replace(device, wrap=wrap), graph.build.__wrapped__
+        started.append(FewSteps(config, build(config, BODY, device), device.session_config))
         return started[-1]
 
     yield make
@@ -280,12 +254,12 @@ def test_a_loss_scale_in_float32_changes_no_bit(start):
 
 
 def test_a_run_may_change_its_precision_and_says_so(trained, capsys):
-    run = trained("train.steps=2", *TINY)
-    trained("train.steps=4", "train.precision=mixed_fp16", *TINY)
+    run = trained("train.steps=2", *CPU)
+    trained("train.steps=4", "train.precision=mixed_fp16", *CPU)
     err = capsys.readouterr().err
     assert "train.precision was fp32 until step 2 and is mixed_fp16 from there" in err
     assert "has no loss scale: it starts at 32768" in err
-    trained("train.steps=6", "train.precision=mixed_bf16", *TINY)
+    trained("train.steps=6", "train.precision=mixed_bf16", *CPU)
     err = capsys.readouterr().err
     assert "train.precision was mixed_fp16 until step 4 and is mixed_bf16 from there" in err
     assert "the loss scale of {}".format(run / "checkpoints") in err
@@ -295,16 +269,16 @@ def test_a_run_may_change_its_precision_and_says_so(trained, capsys):
 
 
 def test_a_snapshot_of_a_mixed_run_is_a_snapshot_like_any_other(trained):
-    mixed = trained("train.steps=2", "train.precision=mixed_fp16", "loss_scale.initial=64", *TINY, run="mixed")
+    mixed = trained("train.steps=2", "train.precision=mixed_fp16", "loss_scale.initial=64", *CPU, run="mixed")
     prefix = mixed / "checkpoints" / "step-00000002"
     for precision in ("fp32", "mixed_fp16"):
-        run = trained("train.steps=1", "snapshot.uri={}".format(prefix), "train.precision=" + precision, *TINY, run=precision)
+        run = trained("train.steps=1", "snapshot.uri={}".format(prefix), "train.precision=" + precision, *CPU, run=precision)
         (scale,) = [line.get("loss_scale") for line in metrics(run) if line["kind"] == "train"]
         assert scale == (None if precision == "fp32" else 32768)
 
 
 def test_overflows_are_counted_told_and_kept_over_restarts(trained, capsys):
-    options = ("train.precision=mixed_fp16", "loss_scale.initial=1e25", "loss_scale.factor=1024", "loss_scale.decrease_after=1") + TINY
+    options = ("train.precision=mixed_fp16", "loss_scale.initial=1e25", "loss_scale.factor=1024", "loss_scale.decrease_after=1") + CPU
     straight = trained("train.steps=10", *options, run="straight")
     assert "step 1 changes no weight: its gradient overflowed with loss scale 1e+25" in capsys.readouterr().err
     lines = metrics(straight)
@@ -324,7 +298,7 @@ def test_rounding_is_refused_where_a_compiler_would_leave_it_out(small, capsys):
 
 
 def test_the_log_says_what_the_precision_is_here(trained, capsys):
-    run = trained("train.steps=1", "train.precision=mixed_bf16", *TINY)
+    run = trained("train.steps=1", "train.precision=mixed_bf16", *CPU)
     (start,) = [line for line in metrics(run) if line["kind"] == "start"]
     assert start["precision"] == "mixed_bf16"
     assert "rounded as bfloat16 would be (emulated, not faster)" in start["device"]["name"] or "convolutions in bfloat16 (" in start["device"]["name"]

@@ -4,47 +4,15 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from mtc.data import pipeline, readers
 from mtc.nets import cpm
 from mtc.skeleton import BODY
 from mtc.training import bundle, graph
-from mtc.training.steps import Steps
-
-TINY = ("model.stages=1", "model.crop=32", "model.width=0.02", "train.batch_size=2")
-
-
-class Session:
-    """A session of a tiny network that makes steps of batches, some of them spoiled."""
-
-    def __init__(self, config, spoiled=(), skipped=0, device=None):
-        self.training = graph.build(config, BODY, device)
-        self.session = tf.Session(graph=self.training.graph, config=tf.ConfigProto(device_count={"CPU": config.train.replicas}))
-        self.training.set_variables(self.session, graph.initial_values(self.training, config))
-        self.pipeline = pipeline.Pipeline(readers.training(config), config, BODY)
-        self.steps = Steps(self.session, self.training, self.batches(spoiled), last=1000, skipped=skipped)
-
-    def batches(self, spoiled):
-        for number, batch in enumerate(self.pipeline, start=1):
-            if number in spoiled:
-                batch.image[:] = 255
-            yield batch
-
-    def run(self, *numbers):
-        for number in numbers:
-            self.steps.run(number, [1e-3])
-        return self.steps.done()
-
-    def values(self):
-        return self.session.run(self.training.values)
-
-    def close(self):
-        self.session.close()
-        self.pipeline.__exit__()
+from test.training.few_steps import TINY, FewSteps
 
 
 @pytest.fixture
 def start(small_config, monkeypatch):
-    """Start a `Session`: start("train.ema=0.5", spoiled={2}). A white image is one that the network has no numbers for."""
+    """Start `FewSteps`: start("train.ema=0.5", spoiled={2}). A white image is one that the network has no numbers for."""
     started, forward = [], cpm.forward
 
     def fragile(image, *arguments, **options):
@@ -54,8 +22,10 @@ def start(small_config, monkeypatch):
 
     monkeypatch.setattr(cpm, "forward", fragile)
 
-    def make(*overrides, **options):
-        started.append(Session(small_config(*TINY + overrides), **options))
+    def make(*overrides, device=None, **options):
+        config = small_config(*TINY + overrides)
+        session_config = tf.ConfigProto(device_count={"CPU": config.train.replicas})
+        started.append(FewSteps(config, graph.build(config, BODY, device), session_config, **options))
         return started[-1]
 
     yield make
