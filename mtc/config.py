@@ -141,8 +141,12 @@ def check(config):
             what += " / train.replicas={}".format(config.train.replicas)
         raise UserError("train.micro_batch={}: must divide {}".format(config.train.micro_batch, what))
     per_run = config.npu.iterations_per_loop
-    counts = {"train.steps - train.start_step": config.train.steps - config.train.start_step, "train.only": config.train.only}
-    for name, count in dict(counts, **{"train.snapshot_every": config.train.snapshot_every, "previews.every": config.previews.every}).items():
+    for name, count in (
+        ("train.steps - train.start_step", config.train.steps - config.train.start_step),
+        ("train.only", config.train.only),
+        ("train.snapshot_every", config.train.snapshot_every),
+        ("previews.every", config.previews.every),
+    ):
         if count % per_run:
             raise UserError("npu.iterations_per_loop={}: must divide {}={}".format(per_run, name, count))
     if config.evaluation.patience and not config.evaluation.samples:

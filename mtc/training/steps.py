@@ -150,10 +150,11 @@ class Steps:
 
     def done(self):
         """Return the list of `Done` steps since the last call; waits for the device."""
-        if self._made and self._team is not None:
+        if not self._made:
+            return []
+        if self._team is not None:
             self._team.mirror("table")
-        rows = self._session.run(self._training.table) if self._made else []
-        made = []
+        rows, made = self._session.run(self._training.table), []
         for done, row in zip(self._made, rows):
             *values, norm, code, scale = (float(value) for value in row)
             made.append(done._replace(losses=Losses(*values), grad_norm=norm, code=int(code), loss_scale=scale))
