@@ -24,6 +24,7 @@ from benchmarks.child import ROOT
 from benchmarks.scaling_network import DEVICE, Link, Network, check
 from mtc import files
 from mtc.errors import UserError
+from mtc.training.ranks.world import VARIABLES
 
 LINKS = (Link("unlimited", None, 0.0), Link("10 Gbit/s, 0.1 ms", 10e9, 1e-4), Link("1 Gbit/s, 1 ms", 1e9, 1e-3), Link("200 Mbit/s, 5 ms", 2e8, 5e-3))
 SWEPT = LINKS[2]
@@ -220,7 +221,7 @@ def _command(folder, run, settings):
 def _environment(own):
     """Return this process's environment for a rank: with what makes it one, without what others have set to that end, and without proxies."""
     kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
-    for name in ("TF_CONFIG", "RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "RANK_ID", "RANK_SIZE", "RANK_TABLE_FILE"):
+    for name in VARIABLES:
         kept.pop(name, None)
     return dict(kept, CUDA_VISIBLE_DEVICES="", TF_CPP_MIN_LOG_LEVEL="2", **{name: str(value) for name, value in own.items()})
 

@@ -5,6 +5,14 @@ expected and what to do. `RunFailed` means that the work could not be finished, 
 end and that everything was saved. All other exceptions are bugs.
 """
 
+EXIT_CODES = {"success": 0, "failed": 1, "user_error": 2, "stopped": 3}
+"""{how a command ended, as its record says: its exit code}."""
+
+
+def status_of(code):
+    """Return how a command with this exit code ended."""
+    return next((status for status, of_it in EXIT_CODES.items() if of_it == code), "failed")
+
 
 class UserError(Exception):
     """Bad input: the message is one clear sentence for the person who gave it. Commands end with exit code 2."""

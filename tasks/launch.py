@@ -15,16 +15,15 @@ import contextlib
 import ctypes
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 
 from mtc import files
-from mtc.training.ranks.team import own_address
-
-SUCCESS, FAILED, USER_ERROR, STOPPED = 0, 1, 2, 3
+from mtc.training.ranks.link import free_port, own_address
+from mtc.training.ranks.world import VARIABLES
+from tasks.step import FAILED, USER_ERROR
 
 _AFTER_THE_FIRST = 60.0
 """Seconds that ranks get once one of them has ended; after that they are killed."""
@@ -122,9 +121,9 @@ def _environments(arguments, environ):
     devices = arguments.device_ids.split(",") if arguments.device_ids else [str(i) for i in range(arguments.ranks)]
     if len(devices) != arguments.ranks:
         raise ValueError("--device-ids {}: {} devices for {} ranks".format(arguments.device_ids, len(devices), arguments.ranks))
-    for name in ("TF_CONFIG", "RANK", "WORLD_SIZE", "RANK_ID", "RANK_SIZE", "MASTER_ADDR", "MASTER_PORT", "MTC_MEETING", "MTC_RANK_RECORD"):
-        environ.pop(name, None)
     table = arguments.rank_table or environ.get("RANK_TABLE_FILE", "")
+    for name in VARIABLES + ("MTC_RANK_RECORD",):
+        environ.pop(name, None)
     if table and files.read_json(table) is None:
         raise ValueError("--rank-table {}: does not exist".format(table))
     made = []
@@ -151,9 +150,7 @@ def _environments(arguments, environ):
 def _master(text):
     """Return the variables that say where ranks meet; on one machine at a port that is free now."""
     if not text:
-        with contextlib.closing(socket.socket()) as found:
-            found.bind(("127.0.0.1", 0))
-            return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": found.getsockname()[1]}
+        return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     host, colon, port = text.rpartition(":")
     if not (host and port.isdigit()):
         raise ValueError("--master {}: expected HOST:PORT".format(text))

@@ -17,13 +17,13 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional
 from mtc import config as configuration
 from mtc import files
 from mtc import lock as locks
-from mtc.errors import RunFailed, Stopped, UserError
+from mtc.errors import EXIT_CODES, RunFailed, Stopped, UserError, status_of
 from mtc.sections import Config
 from mtc.storage import TransientError
 
 log = logging.getLogger("mtc")
 
-SUCCESS, FAILED, USER_ERROR, STOPPED = 0, 1, 2, 3
+SUCCESS, FAILED, USER_ERROR, STOPPED = (EXIT_CODES[status] for status in ("success", "failed", "user_error", "stopped"))
 
 _asked_to_stop: List[str] = []
 """Names of the signals that have asked the step of this process to stop."""
@@ -103,7 +103,7 @@ def abandon(text, code):
     """End this process at once, with a record: for a thread that finds the main thread waiting for what will never come."""
     log.error("%s", text)
     for context, step, started in _running:
-        _write_record(context, step, started, {SUCCESS: "success", USER_ERROR: "user_error", STOPPED: "stopped"}.get(code, "failed"), error=text)
+        _write_record(context, step, started, status_of(code), error=text)
     leave(code)
 
 

@@ -3,24 +3,18 @@
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
 
 import pytest
 
+from mtc.training.ranks.link import free_port
 from test.npu.conftest import DOUBLE, clean_environment
 
 pytestmark = pytest.mark.timeout(600)  # each starts TensorFlow twice
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 SCENARIO = os.path.join(ROOT, "test", "npu", "scenarios", "two_ranks.py")
-
-
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def by_table(folder):

@@ -133,7 +133,7 @@ def test_two_ranks_run_the_same_graphs_in_the_same_order(small, trained, tmp_pat
         (tmp_path / "table.json").write_text(json.dumps({"status": "completed", "version": "1.0", "server_count": "1", "server_list": servers}))
         command += ["--rank-table", str(tmp_path / "table.json")]
     else:
-        from mtc.training.ranks.team import free_port
+        from mtc.training.ranks.link import free_port
 
         environ.update(CM_CHIEF_IP="127.0.0.1", CM_CHIEF_PORT=str(free_port()), CM_CHIEF_DEVICE="0")
         environ["NPU_DOUBLE_JOURNAL"] = str(tmp_path / "journal.jsonl")

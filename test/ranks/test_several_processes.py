@@ -11,7 +11,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 from mtc.training import checkpoints
-from mtc.training.ranks.team import free_port
+from mtc.training.ranks.link import free_port
 from test.training.test_training import assert_same_variables, metrics
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))

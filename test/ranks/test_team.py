@@ -11,7 +11,7 @@ import pytest
 
 from mtc.errors import RunFailed, Stopped, UserError
 from mtc.sections import Distributed
-from mtc.training.ranks import team
+from mtc.training.ranks import link, team
 from mtc.training.ranks.world import World
 
 FACTS = {"train.batch_size": 4, "data set coco": "94 samples"}
@@ -29,7 +29,7 @@ class Abandoned:
 
 
 def worlds(size):
-    meeting = "127.0.0.1", team.free_port()
+    meeting = "127.0.0.1", link.free_port()
     return [World(rank, size, meeting) for rank in range(size)]
 
 
@@ -93,6 +93,14 @@ def test_who_cannot_read_its_samples_tells_the_leader_before_the_step():
             raise UserError("file 17 is missing")
         with pytest.raises(UserError, match="rank 2: file 17 is missing"):
             leader.gather()
+
+
+def test_what_a_rank_failed_with_is_told_though_another_is_not_ready_yet():
+    with gathered(3) as (leader, (_, second), _), leader:
+        with contextlib.suppress(UserError), second:
+            raise UserError("file 17 is missing")
+        with pytest.raises(UserError, match="rank 2: file 17 is missing"):
+            leader.gather()  # and does not say that rank 2 is gone
 
 
 def test_a_rank_that_dies_is_noticed_between_steps():
@@ -199,6 +207,17 @@ def test_a_stranger_at_the_door_is_ignored_and_a_rank_that_is_there_already_refu
             assert follower.result(20).addresses == ["a", "b"]
 
 
+def test_signs_of_life_do_not_come_before_the_welcome(monkeypatch):
+    monkeypatch.setattr(team, "_BEAT", 0.01)
+    found = worlds(2)
+    with ThreadPoolExecutor(2) as pool:
+        follower = pool.submit(team.Follower, found[1], 1, FACTS, settings(), Abandoned())
+        with team.Leader(found[0], FACTS, settings(), Abandoned()) as leader:
+            time.sleep(0.3)  # a machine that has other things to do
+            leader.start(["a", "b"])
+            assert follower.result(20).addresses == ["a", "b"]
+
+
 def test_ranks_that_come_to_a_leader_with_nothing_to_do_are_sent_home():
     found = worlds(2)
     with ThreadPoolExecutor(2) as pool:
@@ -211,7 +230,7 @@ def test_ranks_that_come_to_a_leader_with_nothing_to_do_are_sent_home():
 def test_ranks_that_share_a_disk_meet_by_a_file_a_stale_one_included(tmp_path):
     path = tmp_path / "deep" / "meeting.json"
     path.parent.mkdir()
-    path.write_text(json.dumps({"v": 1, "host": "127.0.0.1", "port": team.free_port()}))  # of a rank 0 that was killed
+    path.write_text(json.dumps({"v": 1, "host": "127.0.0.1", "port": link.free_port()}))  # of a rank 0 that was killed
     found = [world._replace(meeting=("", 0), meeting_file=str(path)) for world in worlds(2)]
     with ThreadPoolExecutor(2) as pool:
         follower = pool.submit(team.Follower, found[1], 1, FACTS, settings(), Abandoned())

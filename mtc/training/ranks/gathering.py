@@ -6,7 +6,7 @@ import zlib
 
 from mtc import config as configuration
 from mtc.errors import UserError
-from mtc.training.ranks import team, world
+from mtc.training.ranks import link, team, world
 from mtc.training.ranks.collectives import Collectives
 from mtc.training.ranks.hccl import Hccl
 
@@ -36,7 +36,7 @@ def with_a_share_of_the_cores(config):
 
 def lead(found, config, device, samples, versions, abandon):
     """Return the `team.Leader` of all ranks, once they are there, with its `collectives`."""
-    port = None if found.addresses else team.free_port()
+    port = None if found.addresses else link.free_port()
     made = team.Leader(found, _facts(config, samples, versions), config.distributed, abandon)
     made.addresses[0] = "{}:{}".format(made.meeting[0], port)
     addresses = list(found.addresses) or made.addresses
@@ -48,7 +48,7 @@ def lead(found, config, device, samples, versions, abandon):
 
 def follow(found, config, device, samples, versions, abandon):
     """Return the `team.Follower`, once rank 0 lets it begin, with its `collectives`."""
-    port = None if found.addresses else team.free_port()
+    port = None if found.addresses else link.free_port()
     made = team.Follower(found, port, _facts(config, samples, versions), config.distributed, abandon)
     made.collectives = _collectives(found, made.addresses, config, device) if made.addresses else None
     return made

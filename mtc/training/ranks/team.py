@@ -6,22 +6,18 @@ for ever, and no call can wake them, so the process is left without them. A step
 read its samples ends the run before the step and not in the middle of it.
 """
 
-import collections
 import contextlib
-import json
 import logging
-import os
 import queue
 import socket
 import threading
 import time
 
-from mtc import files
-from mtc.errors import RunFailed, Stopped, UserError
+from mtc.errors import EXIT_CODES, RunFailed, Stopped, UserError, status_of
+from mtc.training.ranks.link import Link, door, read_meeting
 
 log = logging.getLogger("mtc.training")
 
-CODES = {"success": 0, "failed": 1, "user_error": 2, "stopped": 3}
 _GRACE = 2.0
 """Seconds that a process gets to notice that a rank is gone, before it is ended without its main thread."""
 _END_GRACE = 10.0
@@ -30,7 +26,6 @@ _FAREWELL = 60.0
 """Seconds that a process gets to put its affairs in order once it has noticed."""
 _BEAT = 1.0
 """Seconds between two signs of life."""
-_LINE = 4 * 2**20
 
 
 class Leader:
@@ -49,15 +44,12 @@ class Leader:
         """Called when the process is about to be ended without its main thread."""
         self._abandon, self._silence = abandon, settings.silence
         self.noticed, self._ending = threading.Event(), threading.Event()
-        self._links = {}
+        self._links, self._failure = {}, None
         self._inboxes = {rank: queue.Queue() for rank in range(1, self.size)}
         self.addresses = [""] * self.size
         Leader.made += 1
-        with _door(world) as (door, self.meeting):
-            self._wait(door, facts, settings.patience)
-        for rank, link in self._links.items():
-            threading.Thread(target=self._read, args=(rank, link), name="rank {}".format(rank), daemon=True).start()
-        threading.Thread(target=self._watch, name="ranks", daemon=True).start()
+        with door(world) as (opened, self.meeting):
+            self._wait(opened, facts, settings.patience)
 
     def __enter__(self):
         return self
@@ -87,19 +79,15 @@ class Leader:
 
         Errors: UserError where one cannot read its samples; RunFailed where one is gone.
         """
-        found = []
-        for rank in range(1, self.size):
-            message = _next(self, self._inboxes[rank])
-            if "failed" in message:
-                self.noticed.set()
-                error = UserError if message.get("user") else RunFailed
-                raise error("rank {}: {}".format(rank, message["failed"]))
-            found.append(message)
+        found = [_next(self, self._inboxes[rank]) for rank in range(1, self.size)]
         self.check()
         return found
 
     def check(self):
-        """Raise RunFailed where a rank is gone."""
+        """Raise what a rank has failed with, RunFailed where one is gone without a word."""
+        if self._failure:
+            self.noticed.set()
+            raise self._failure
         if self.lost:
             self.noticed.set()
             raise RunFailed(self.lost)
@@ -108,13 +96,13 @@ class Leader:
         """Return what to raise for TensorFlow's error in a step: that a rank is gone, if that is why."""
         return _explained(self, error)
 
-    def _wait(self, door, facts, patience):
+    def _wait(self, opened, facts, patience):
         until, waiting = time.monotonic() + patience, set(self._inboxes)
         log.info("waiting for %d more rank%s at %s:%d", len(waiting), "s" if len(waiting) > 1 else "", *self.meeting)
         while waiting:
-            door.settimeout(max(0.01, until - time.monotonic()))
+            opened.settimeout(max(0.01, until - time.monotonic()))
             try:
-                link = _Link(door.accept()[0])
+                link = Link(opened.accept()[0])
                 link.socket.settimeout(10)
                 hello = link.receive()
                 rank = hello["rank"]
@@ -151,6 +139,8 @@ class Leader:
             link.socket.settimeout(None)
             self._try(link.send, {"do": "welcome", "addresses": addresses})
             log.info("rank %d is at %s", rank, link.host)
+            threading.Thread(target=self._read, args=(rank, link), name="rank {}".format(rank), daemon=True).start()
+        threading.Thread(target=self._watch, name="ranks", daemon=True).start()  # the first word that a follower hears is the welcome
 
     def _read(self, rank, link):
         how = "is gone"
@@ -159,8 +149,10 @@ class Leader:
                 message = link.receive()
                 if "wish" in message:
                     self.wishes.append("{} at rank {}".format(message["wish"], rank))
+                elif "failed" in message:
+                    how = "has failed: {}".format(message["failed"])
+                    self._failure = (UserError if message["user"] else RunFailed)("rank {}: {}".format(rank, message["failed"]))
                 elif "beat" not in message:
-                    how = "has failed: {}".format(message["failed"]) if "failed" in message else how
                     self._inboxes[rank].put(message)
         except (OSError, ValueError):
             self._lose("rank {} ({}) {}".format(rank, link.host, how))
@@ -187,17 +179,16 @@ class Leader:
 
 def dismiss(world, settings, code, text):
     """Tell ranks that come to rank 0 that it has ended already; waits for them, half a minute at most."""
-    status = next(status for status, of_it in CODES.items() if of_it == code)
     until, left = time.monotonic() + min(settings.patience, 30.0), world.size - 1
-    with _door(world) as (door, _), contextlib.suppress(socket.timeout):
+    with door(world) as (opened, _), contextlib.suppress(socket.timeout):
         while left:
-            door.settimeout(max(0.01, until - time.monotonic()))
-            connection = door.accept()[0]
+            opened.settimeout(max(0.01, until - time.monotonic()))
+            connection = opened.accept()[0]
             with contextlib.suppress(OSError, ValueError):
-                link = _Link(connection)
+                link = Link(connection)
                 link.socket.settimeout(5)
                 left -= "rank" in link.receive()
-                link.send({"do": "end", "status": status, "text": text, "requested_by": None})
+                link.send({"do": "end", "status": status_of(code), "text": text, "requested_by": None})
             connection.close()
 
 
@@ -260,8 +251,8 @@ class Follower:
         while True:
             meeting = world.meeting
             try:
-                meeting = _read_meeting(world.meeting_file) if world.meeting_file else meeting
-                self._link = _Link(socket.create_connection(meeting, timeout=max(1.0, min(10.0, until - time.monotonic()))))
+                meeting = read_meeting(world.meeting_file) if world.meeting_file else meeting
+                self._link = Link(socket.create_connection(meeting, timeout=max(1.0, min(10.0, until - time.monotonic()))))
             except (OSError, ValueError, KeyError) as error:
                 why = getattr(error, "strerror", None) or str(error)
             else:
@@ -295,7 +286,7 @@ class Follower:
                 self._inbox.put(message)
                 if message.get("do") == "end":
                     if not self.noticed.wait(_END_GRACE):  # the main thread waits for ranks that have left
-                        self._abandon("rank 0 has ended: {}".format(message["text"] or message["status"]), CODES[message["status"]])
+                        self._abandon("rank 0 has ended: {}".format(message["text"] or message["status"]), EXIT_CODES[message["status"]])
                     return
         except (OSError, ValueError):
             _lose(self, "rank 0 ({}) is gone: this rank ends, too".format(self._link.host))
@@ -309,91 +300,6 @@ class Follower:
     def _send(self, message):
         with contextlib.suppress(OSError):
             self._link.send(message)
-
-
-class _Link:
-    """A connection that takes and gives JSON objects, a line each."""
-
-    def __init__(self, connection):
-        self.socket, self.host, self.heard = connection, connection.getpeername()[0], time.monotonic()
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._lock, self._rest, self._lines = threading.Lock(), b"", collections.deque()
-
-    def send(self, message):
-        with self._lock:
-            self.socket.sendall(json.dumps(message).encode("utf-8") + b"\n")
-
-    def receive(self):
-        """Return the next object. Errors: OSError at the connection's end, ValueError for what is none."""
-        while not self._lines:
-            data = self.socket.recv(65536)
-            if not data:
-                raise OSError("the connection has ended")
-            self.heard = time.monotonic()
-            *lines, self._rest = (self._rest + data).split(b"\n")
-            if len(self._rest) > _LINE:
-                raise ValueError("no line of {} bytes is expected".format(len(self._rest)))
-            self._lines.extend(lines)
-        message = json.loads(self._lines.popleft().decode("utf-8"))
-        if not isinstance(message, dict):
-            raise ValueError("expected an object")
-        return message
-
-    def close(self):
-        with contextlib.suppress(OSError):
-            self.socket.shutdown(socket.SHUT_RDWR)
-        self.socket.close()
-
-
-@contextlib.contextmanager
-def _door(world):
-    """Yield (socket that listens where the ranks of a world meet, (host, port) of it)."""
-    host, port = world.meeting
-    door = None
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0] if host else socket.AF_INET
-        door = socket.socket(family, socket.SOCK_STREAM)
-        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        door.bind((host, port))
-    except OSError as error:
-        if door is not None:
-            door.close()
-        text = "rank 0 cannot wait for the others at {}:{}: {}; MASTER_ADDR must be an address of its machine, MASTER_PORT free"
-        raise UserError(text.format(host, port, error.strerror or error)) from None
-    with contextlib.closing(door):
-        door.listen(128)
-        if not world.meeting_file:
-            yield door, (host, port)
-            return
-        meeting = own_address(), door.getsockname()[1]
-        try:
-            os.makedirs(os.path.dirname(os.path.abspath(world.meeting_file)), exist_ok=True)
-            files.write_json(world.meeting_file, {"v": 1, "host": meeting[0], "port": meeting[1]})
-        except OSError as error:
-            raise UserError("{} cannot be written: {}; the ranks meet by it".format(world.meeting_file, error.strerror or error)) from None
-        try:
-            yield door, meeting
-        finally:
-            with contextlib.suppress(OSError):  # later ranks wait for the next try's
-                os.unlink(world.meeting_file)
-
-
-def _read_meeting(path):
-    """Return (host, port) of a meeting file. Errors: OSError, ValueError or KeyError where there is none yet."""
-    found = files.read_json(path)
-    if found is None:
-        raise OSError("it is not there yet")
-    return found["host"], found["port"]
-
-
-def own_address():
-    """Return this machine's address in its network, 127.0.0.1 where it has none; MTC_HOST says otherwise."""
-    if os.environ.get("MTC_HOST"):
-        return os.environ["MTC_HOST"]
-    with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as asked, contextlib.suppress(OSError):
-        asked.connect(("192.0.2.1", 9))  # nothing is sent: the kernel tells by which address it would
-        return asked.getsockname()[0]
-    return "127.0.0.1"
 
 
 def _difference(mine, other):
@@ -442,10 +348,3 @@ def _leave(end, text, code):
             end.before_leaving()
     finally:
         end._abandon(text, code)
-
-
-def free_port():
-    """Return a TCP port that nobody listens on now."""
-    with contextlib.closing(socket.socket()) as found:
-        found.bind(("", 0))
-        return found.getsockname()[1]

@@ -14,6 +14,12 @@ from typing import NamedTuple, Optional, Tuple
 from mtc import files
 from mtc.errors import UserError
 
+VARIABLES = (
+    "TF_CONFIG", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "MTC_MEETING", "RANK_ID", "RANK_SIZE",
+    "RANK_TABLE_FILE",
+)  # fmt: skip
+"""What tells a process which rank it is, but for CM_*, which belong to the machine."""
+
 PORT = 29500
 """Where ranks meet rank 0 if nothing says otherwise, as with torchrun."""
 
