@@ -20,6 +20,8 @@ from mtc.sections import Config
 
 MOST_PARTS = 64
 """Of a batch, by train.micro_batch: each has its own copy of the network's operations in the graph."""
+MOST_FUSED = 8
+"""Sums that HCCL makes of the gradients, by npu.gradient_fusion."""
 
 _CREDENTIALS = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*://[^/?#\s]*@")
 
@@ -140,6 +142,10 @@ def check(config):
         if config.train.replicas > 1:
             what += " / train.replicas={}".format(config.train.replicas)
         raise UserError("train.micro_batch={}: must divide {}".format(config.train.micro_batch, what))
+    shares = config.npu.gradient_fusion
+    if shares and (len(shares) > MOST_FUSED or min(shares) < 0 or sum(shares) != 100):
+        text = "npu.gradient_fusion={}: at most {} shares of 0 or more that add up to exactly 100, in percent"
+        raise UserError(text.format(shares, MOST_FUSED))
     per_run = config.npu.iterations_per_loop
     for name, count in (
         ("train.steps - train.start_step", config.train.steps - config.train.start_step),

@@ -4,6 +4,7 @@ import functools
 
 from mtc import config as configuration
 from mtc import files
+from mtc.nets import cpm
 
 
 def cached(build):
@@ -20,7 +21,8 @@ def cached(build):
         values["evaluation"] = bool(values["evaluation"]["samples"])
         for section in ("name", "augment", "synthetic", "snapshot", "checkpoint", "dump", "storage", "fetch", "report"):
             del values[section]
-        key = files.digest([values, device.kind if device else "cpu", device.rounds_to if device else None])
+        network = cpm.forward.__module__, cpm.forward.__qualname__  # of a test, perhaps
+        key = files.digest([values, network, device.kind if device else "cpu", device.rounds_to if device else None])
         if key not in made:
             made[key] = build(config, skeleton, device)
         return made[key]

@@ -79,6 +79,9 @@ def test_overrides_take_the_keys_type(override, expected):
         ("npu.options.a=.inf", "npu.options.a: expected true or false, a number or text"),
         ("train.precision=mixed", "'mixed' is not one of fp32, mixed_fp16, mixed_bf16"),
         ("loss_scale.initial=0.5", "0.5 is below 1"),
+        ("npu.gradient_fusion=[60, 30]", "npu.gradient_fusion=[60.0, 30.0]: at most 8 shares of 0 or more that add up to exactly 100"),
+        ("npu.gradient_fusion=[110, -10]", "at most 8 shares of 0 or more"),
+        ("npu.gradient_fusion=[20, 10, 10, 10, 10, 10, 10, 10, 10]", "at most 8 shares of 0 or more"),
     ],
 )
 def test_bad_overrides_are_refused_with_the_nearest_name(override, sentence):
