@@ -41,7 +41,10 @@ class Data:
     """Memory for decoded images and masks, in MB; what is decoded when it is full is not kept. 0: nothing is. The result is the same."""
     max_bad_fraction: float = bounded(0.001, 0, 1)
     """Share of a source's samples that may be unusable (file missing or truncated, mask that does not fit): each is replaced by the next one of its
-    source, counted and named in metrics.jsonl; beyond it the run stops. 0: the first one stops it."""
+    source, counted and named in metrics.jsonl; beyond it the run stops. 0: the first one stops it. Preprocessing takes it for the annotations and the
+    images that something is wrong with."""
+    mask_store: str = choice("rle", "rle", "png")
+    """How preprocessing keeps masks. rle: run lengths, in one file of a split. png: the reference's files in mask2017/, two for each image."""
 
 
 @dataclass
@@ -303,6 +306,14 @@ class Fetch:
     annotations/); or: synthetic."""
     manifest: str = "official"
     """Sizes and SHA-256 of the archives: official (COCO 2017), a JSON file or URL; none: not checked."""
+    images: int = bounded(0, 0, 64115)
+    """Fetch so many images of train2017 one by one, and a tenth as many of val2017, instead of the archives. 0: the archives."""
+    ids: str = ""
+    """The same for the image ids in this file: one a line, or a JSON list."""
+    parallel: int = bounded(3, 1, 16)
+    """Archives that are fetched at the same time."""
+    keep_archives: bool = True
+    """False: an archive that was downloaded is deleted once it is unpacked; those in a source folder of yours never are."""
 
 
 @dataclass

@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 
-from mtc.fetch import dataset, manifest, pretrained
+from mtc.fetch import dataset, manifest, pretrained, subset
 from mtc.storage import split_uri
 from tasks import step
 
@@ -39,8 +39,10 @@ def _coco_inputs(context):
         inputs["synthetic"] = dataclasses.asdict(config.synthetic)
     else:
         if split_uri(config.fetch.manifest)[0] == "file":
-            inputs["expected"] = [list(archive) for archive in manifest.load(config.fetch.manifest)]
+            inputs["expected"] = [list(archive[:4]) for archive in manifest.load(config.fetch.manifest)]
         inputs["archives"] = dataset.found_archives(config)
+        if config.fetch.images or config.fetch.ids:
+            inputs["subset"] = [config.fetch.images, sorted(subset.read_ids(config.fetch.ids)) if config.fetch.ids else []]
     return inputs
 
 
@@ -79,12 +81,29 @@ def _absolute(source):
     return os.path.abspath(os.path.expanduser(path)) if kind == "file" else source
 
 
+class _Sets(argparse.Action):
+    """An option that is another way to write `--set KEY=VALUE`."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        namespace.overrides = namespace.overrides + ["{}={}".format(self.dest, values)]
+
+
+def _arguments_of_coco(parser):
+    for option, metavar, key, text in (
+        ("--images", "N", "fetch.images", "only so many images of train2017 with people, and a tenth as many of val2017, each by its own URL"),
+        ("--ids", "FILE", "fetch.ids", "only the images whose ids this file lists: one a line, or a JSON list"),
+    ):
+        text += " (the same as --set {}={})".format(key, metavar)
+        parser.add_argument(option, metavar=metavar, dest=key, default=argparse.SUPPRESS, action=_Sets, help=text)
+
+
 STEPS = {
     "coco": step.Step(
         "fetch_coco",
         "Bring COCO 2017, or the synthetic data set, into data.root.",
         _coco_inputs,
         _fetch_coco,
+        arguments=_arguments_of_coco,
         shared="fetch_coco",
     ),
     "snapshot": step.Step("fetch_snapshot", "Bring the pretrained snapshot into snapshots/.", _snapshot_inputs, _fetch_snapshot),

@@ -1,31 +1,45 @@
-"""Prepares COCO for training: `COCO.json`, `COCO_val.json` and the masks of `mask2017/`, from the person_keypoints annotations.
+"""Prepares COCO for training: `COCO.json`, `COCO_val.json` and the masks in `mask2017/`, from the person_keypoints annotations.
 
-Done again, it keeps every mask that already holds the right pixels, so that a step that was stopped goes on where it was; and it does nothing where
-annotations and results are unchanged. `mask2017/index.json` lists the images whose masks are complete; it is withdrawn when one is found missing.
+Masks are run lengths in one file of a split, or PNGs (data.mask_store). Done again, it keeps every PNG that already holds the right pixels, so that a
+step that was stopped goes on where it was; and it does nothing where annotations and results are unchanged. `mask2017/index.json` lists the images
+whose masks are complete; it is withdrawn when a PNG is found missing.
 
-`--shard 2/8` makes the masks of every eighth image only, so that several processes or machines share the work; `--merge` then writes the rest. The
-result has the same bytes for any number of shards. A shard leaves a note of what it made in `mask2017/`, which the merge takes its word from.
+`--shard 2/8` prepares every eighth image only, so that several processes or machines share the work; `--merge` then joins what they have left in
+`mask2017/`. The result has the same bytes for any number of shards and processes.
+
+What is wrong with annotations and images is left out, counted and named in the step's figures; more of it than data.max_bad_fraction ends the step.
 """
 
 import argparse
+import contextlib
+import json
 import logging
 import os
 import re
 import sys
 import time
+from collections import Counter
 
-from mtc import files
+from tqdm import tqdm
+
+from mtc import files, parallel
 from mtc.coco import annotations, masks, records
+from mtc.coco.preparation import Preparation, Prepared
+from mtc.data.bad_samples import allowed
 from mtc.errors import UserError
 from tasks import step
 
 log = logging.getLogger("mtc")
 
-RULES = 1
+RULES = 2
 """Version of the rules for records and masks; a change makes finished data sets be prepared again."""
 
 SPLITS = ("train", "val")
 MOST_SHARDS = 10000
+AT_ONCE = 128
+"""Images of a job for a process: a signal waits for no more than these."""
+FEW = 512
+"""Images for which no processes are started."""
 
 
 def inputs(context):
@@ -33,106 +47,247 @@ def inputs(context):
     root = context.config.data.root
     if not os.path.isdir(root):
         raise UserError("data.root={}: no such folder; run python -m tasks.fetch coco or set data.root to the folder with COCO 2017".format(root))
-    found = {"root": os.path.abspath(root), "rules": RULES}
+    found = {"root": os.path.abspath(root), "rules": RULES, "mask_store": context.config.data.mask_store}
     for split in SPLITS:
         found[split] = step.sha256(_annotation_file(root, split), "fetch COCO 2017 (python -m tasks.fetch coco) or set data.root to its folder")
-    _withdraw_incomplete_index(root)
+    if context.config.data.mask_store == "png":
+        _withdraw_incomplete_index(root)
     return found
 
 
 def run(context):
-    """Write records and masks of both splits, or one shard of the masks."""
+    """Write records and masks of both splits, or prepare one shard of the images."""
     root, started = context.config.data.root, time.time()
+    with _disk(os.path.join(root, masks.FOLDER)):
+        os.makedirs(os.path.join(root, masks.FOLDER), exist_ok=True)
+        for path in _stale(context):
+            os.unlink(path)
     if context.arguments.shard:
         return _run_shard(context, started)
-    read = {split: annotations.read(_annotation_file(root, split)) for split in SPLITS}
-    made = _made_by_shards(context, {split: [image.id for image in read[split].images] for split in SPLITS}) if context.arguments.merge else None
-    figures, images, outputs = {}, 0, []
-    for split in SPLITS:
-        people, rejected = records.select(read[split].images)
-        if not people:
-            raise UserError(
-                "{}: no person is accepted for training ({}): is it the right file?".format(
-                    _annotation_file(root, split), ", ".join("{}: {}".format(*item) for item in sorted(rejected.items()))
-                )
-            )
+    figures, outputs, ids = {}, [], {}
+    for split, source in _sources(context).items():
+        figures[split], ids[split] = _write(context, split, source)
         outputs.append(os.path.join(root, records.FILES[split]))
-        _written(records.write, outputs[-1], people)
-        log.info("preprocess: %s: %d people of %d images accepted", outputs[-1], len(people), len(read[split].images))
-        figures[split] = {
-            "images": len(read[split].images),
-            "people": sum(len(image.people) for image in read[split].images),
-            "records": len(people),
-            "rejected": rejected,
-            "masks": made[split] if made else masks.write(root, split, read[split].images, context.config.data.workers),
-            "findings": read[split].findings,
-        }
-        images += len(read[split].images)
-        log.info("preprocess: %s masks: %d written, %d kept", split, figures[split]["masks"]["written"], figures[split]["masks"]["kept"])
-        for reason, finding in sorted(read[split].findings.items()):
-            log.warning("preprocess: %s: %d x %s (%s)", split, finding["count"], reason, "; ".join(finding["first"]))
+        if context.config.data.mask_store == "rle":
+            outputs.append(masks.store_path(root, split))
     outputs.append(_index_file(root))
-    _written(files.write_json, outputs[-1], {split: [image.id for image in read[split].images] for split in SPLITS}, None)
-    for path in _notes(root):
-        _written(os.unlink, path)
+    with _disk(outputs[-1]):
+        # Flushed once for all: a flush a PNG would cost more than the masks. The step's record is written after this, so it never speaks of
+        # masks that a power failure can still take.
+        os.sync()
+        files.write_json(outputs[-1], dict(ids, store=context.config.data.mask_store), None)
+        for path in _notes(root):
+            os.unlink(path)
     seconds = time.time() - started
+    images = sum(len(ids[split]) for split in SPLITS)
     figures["seconds"], figures["images_per_second"] = round(seconds, 3), round(images / seconds, 1)
     return step.Result(outputs, figures)
 
 
-def _run_shard(context, started):
-    """Make every n-th image's masks."""
-    root, (number, count) = context.config.data.root, context.arguments.shard
-    made, images = {}, {}
-    for split in SPLITS:
-        own = annotations.read(_annotation_file(root, split)).images[number - 1 :: count]
-        images[split] = [image.id for image in own]
-        made[split] = masks.write(root, split, own, context.config.data.workers)
-        log.info("preprocess: shard %d of %d: %s masks: %d written, %d kept", number, count, split, made[split]["written"], made[split]["kept"])
-    note = {"v": 1, "of": inputs(context), "images": images, "masks": made}
-    path = os.path.join(root, masks.FOLDER, "shard-{}-of-{}.json".format(number, count))
-    _written(files.write_json, path, note, None)
-    figures = {
-        "shard": "{}/{}".format(number, count),
-        "images": sum(map(len, images.values())),
+class Source:
+    """The images of a split, and what is made of them."""
+
+    def __init__(self, context, split, index, elsewhere, shard):
+        """shard: (its number from 1, how many there are)."""
+        config, (number, count) = context.config, shard
+        self.images, self.annotations, self.findings, self.counts = len(index.images), index.annotations, annotations.Findings(), Counter()
+        if number == 1:  # what is wrong with the file as a whole is told once
+            self.findings.merge(index.findings)
+        numbers = list(range(number - 1, len(index.images), count))
+        self._split, self._numbers = split, numbers
+        self._prepare = Preparation(config.data.root, split, index, config.data.mask_store == "png", elsewhere)
+        self._workers = config.data.workers or len(os.sched_getaffinity(0))
+
+    def prepared(self):
+        """Yield what is made of each image, in their order; `findings` and `counts` grow with it."""
+        jobs = [self._numbers[at : at + AT_ONCE] for at in range(0, len(self._numbers), AT_ONCE)]
+        workers = self._workers if len(self._numbers) > FEW else 1
+        with tqdm(total=len(self._numbers), desc=self._split + " images", unit="image", disable=None) as bar:
+            for batch in parallel.ordered(self._prepare, jobs, workers):
+                self.findings.merge(batch.findings)
+                self.counts.update(batch.counts)
+                yield from batch.images
+                bar.update(len(batch.images))
+
+
+class Merged:
+    """The same from shards."""
+
+    def __init__(self, context, split, shards):
+        self._there = masks.found(context.config.data.root) if context.config.data.mask_store == "png" else None
+        self.findings, self.counts = annotations.Findings(), Counter()
+        self._split, self._shards = split, shards
+        for shard in shards:
+            told = shard.told[split]
+            self.images, self.annotations = told["images"], told["annotations"]
+            self.counts.update(told["counts"])
+            self.findings.merge(annotations.Findings.from_json(told["findings"]))
+
+    def prepared(self):
+        """Yield what the shards have made of each image."""
+        for number in range(self.images):
+            shard = self._shards[number % len(self._shards)]
+            made = shard.next(self._split, number)
+            if made.kept and self._there and any(made.image_id not in self._there[self._split, kind] for kind in masks.KINDS):
+                text = "a PNG of image {}, one of {} images of {}, is not there any more: delete {} and run that shard again"
+                raise UserError(text.format(made.image_id, self.images, self._split, shard.path))
+            yield made
+
+
+_PLACE = 20
+"""Bytes of the last line of a shard's file: where the line before it begins."""
+
+
+class Shard:
+    """What a shard has left: a line that says what it is, a line for each image, and a line with its figures."""
+
+    def __init__(self, path):
+        self.path = path
+        with open(path, "rb") as f:
+            head = json.loads(f.readline().decode("ascii"))
+            self.of, self._at = head["of"], f.tell()
+            f.seek(-_PLACE, os.SEEK_END)
+            f.seek(int(f.read(_PLACE)))
+            self.told = json.loads(f.readline().decode("ascii"))
+
+    def next(self, split, number):
+        """Return what it has made of this image, the next one of its own."""
+        with open(self.path, "rb") as f:  # there may be more shards than a process may have open files
+            f.seek(self._at)
+            there, at, image_id, kept, lines, mask = json.loads(f.readline().decode("ascii"))
+            self._at = f.tell()
+        assert [there, at] == [split, number], self.path
+        return Prepared(at, image_id, kept, [line.encode("ascii") for line in lines], mask.encode("ascii"))
+
+
+def _sources(context, shard=(1, 1)):
+    """Return {split: `Source` or `Merged`}."""
+    root = context.config.data.root
+    if context.arguments.merge:
+        shards = _shards(context)
+        return {split: Merged(context, split, shards) for split in SPLITS}
+    indexed = {split: annotations.index(_annotation_file(root, split)) for split in SPLITS}
+    held_out = [image.id for image in indexed["val"].images]
+    return {split: Source(context, split, indexed[split], held_out if split == "train" else (), shard) for split in SPLITS}
+
+
+def _write(context, split, source):
+    """Write a split's files; return (figures, ids of its images)."""
+    root, rle = context.config.data.root, context.config.data.mask_store == "rle"
+    path, ids, people = os.path.join(root, records.FILES[split]), [], 0
+    with _disk(path), contextlib.ExitStack() as stack:
+        if rle:
+            add_mask = stack.enter_context(masks.writing(masks.store_path(root, split), split))
+        add_record = stack.enter_context(records.writing(path))
+        for prepared in source.prepared():
+            people += len(prepared.records)
+            for line in prepared.records:
+                add_record(line)
+            if prepared.kept:
+                ids.append(prepared.image_id)
+                if rle:
+                    add_mask(prepared.mask)
+        bad = _check_damage(context, split, source)
+        rejected = {reason: source.counts[reason] for reason in records.RULES}
+        if not people:
+            text = "{}: no person is accepted for training ({}): is it the right file?"
+            listed = ", ".join("{}: {}".format(*item) for item in sorted(rejected.items()))
+            raise UserError(text.format(_annotation_file(root, split), listed))
+    made = {verb: source.counts[verb] for verb in ("written", "kept")} if not rle else {"written": 2 * len(ids), "kept": 0}
+    log.info("preprocess: %s: %d people of %d images accepted", path, people, source.images)
+    log.info("preprocess: %s masks: %d written, %d kept", split, made["written"], made["kept"])
+    findings = source.findings.summary()
+    for reason, finding in findings.items():
+        log.warning("preprocess: %s: %d x %s (%s)", split, finding["count"], reason, "; ".join(finding["first"]))
+    return {
+        "images": source.images,
+        "people": source.counts["people"],
+        "records": people,
+        "rejected": rejected,
         "masks": made,
-        "seconds": round(time.time() - started, 3),
-    }
+        "bad": bad,
+        "findings": findings,
+    }, ids
+
+
+def _check_damage(context, split, source):
+    """Return how many annotations and images are damaged. Errors: UserError where there are more than data.max_bad_fraction."""
+    fraction, bad = context.config.data.max_bad_fraction, {}
+    for name, kinds, total in (("annotations", ("annotation",), source.annotations), ("images", ("image", "image file"), source.images)):
+        bad[name] = sum(kind in kinds for kind, _ in source.findings.damaged)
+        if bad[name] > allowed(fraction, total):
+            listed = "; ".join(
+                "{} x {} ({})".format(finding["count"], reason, ", ".join(finding["first"])) for reason, finding in source.findings.summary().items()
+            )
+            text = "{}: something is wrong with {} of {} {}, data.max_bad_fraction={:g} allows {}: {}; repair them or raise data.max_bad_fraction"
+            path = _annotation_file(context.config.data.root, split)
+            raise UserError(text.format(path, bad[name], total, name, fraction, allowed(fraction, total), listed))
+    return bad
+
+
+def _run_shard(context, started):
+    """Prepare every n-th image."""
+    root, (number, count) = context.config.data.root, context.arguments.shard
+    path = os.path.join(root, masks.FOLDER, "shard-{}-of-{}.jsonl".format(number, count))
+    told, images = {}, 0
+    with _disk(path), files.atomic_file(path) as f:
+        f.write(_json_line({"v": 1, "of": inputs(context)}))
+        for split, source in _sources(context, (number, count)).items():
+            for made in source.prepared():
+                images += 1
+                lines = [line.decode("ascii") for line in made.records]
+                f.write(_json_line([split, made.number, made.image_id, made.kept, lines, made.mask.decode("ascii")]))
+            told[split] = {
+                "images": source.images,
+                "annotations": source.annotations,
+                "counts": source.counts,
+                "findings": source.findings.to_json(),
+            }
+            log.info("preprocess: shard %d of %d: %s: %d images prepared", number, count, split, len(range(number - 1, source.images, count)))
+        os.sync()  # the PNGs
+        place = f.tell()
+        f.write(_json_line(told) + b"%019d\n" % place)
+    figures = {"shard": "{}/{}".format(number, count), "images": images, "seconds": round(time.time() - started, 3)}
     return step.Result([path], figures)
 
 
-def _made_by_shards(context, wanted):
-    """Return {split: counts} of the masks that shards have made. wanted: {split: image ids}. Errors: UserError names a shard that is missing."""
-    root, count = context.config.data.root, None
-    there, of = masks.found(root), inputs(context)
-    totals, seen = {split: {"written": 0, "kept": 0} for split in SPLITS}, {split: set() for split in SPLITS}
+def _json_line(value):
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii") + b"\n"
+
+
+def _shards(context):
+    """Return all `Shard`s of one division of the images, in their order. Errors: UserError names one that is missing."""
+    root, of = context.config.data.root, inputs(context)
+    divisions = {}
     for path in _notes(root):
-        note = files.read_json(path)
-        if note.get("of") != of:
-            continue  # of other annotations
-        count = path.rpartition("-of-")[2][: -len(".json")]
-        for split in SPLITS:
-            seen[split].update(note["images"][split])
-            for verb in totals[split]:
-                totals[split][verb] += note["masks"][split][verb]
-    for split in SPLITS:
-        missing = [i for i in wanted[split] if i not in seen[split] or any(i not in there[split, kind] for kind in masks.KINDS)]
-        if missing:
-            example = "run python -m tasks.preprocess --shard I/{} for all I first".format(count or "N")
-            raise UserError("{} of {} {} images have no masks of a shard yet, the first is {}: {}".format(
-                len(missing), len(wanted[split]), split, missing[0], example
-            ))  # fmt: skip
-    return totals
+        number, count = map(int, re.findall(r"\d+", os.path.basename(path)))
+        shard = Shard(path)
+        if shard.of == of:  # else of other annotations
+            divisions.setdefault(count, {})[number] = shard
+    for count, found in sorted(divisions.items()):
+        if len(found) == count:
+            return [found[number] for number in range(1, count + 1)]
+    count, found = max(divisions.items(), key=lambda item: len(item[1]) / item[0], default=(None, {}))
+    missing = next((number for number in range(1, count + 1) if number not in found), None) if count else None
+    text = "{} of {} shards of these annotations are in {}: run python -m tasks.preprocess --shard {}/{} first"
+    raise UserError(text.format(len(found), count or "N", os.path.join(root, masks.FOLDER), missing or "I", count or "N"))
 
 
 def _notes(root):
     folder = os.path.join(root, masks.FOLDER)
     names = os.listdir(folder) if os.path.isdir(folder) else []
-    return sorted(os.path.join(folder, name) for name in names if re.fullmatch(r"shard-\d+-of-\d+\.json", name))
+    return sorted(os.path.join(folder, name) for name in names if re.fullmatch(r"shard-\d+-of-\d+\.jsonl", name))
+
+
+def _stale(context):
+    """Return what would be read instead of the PNGs."""
+    root = context.config.data.root
+    paths = [masks.store_path(root, split) for split in SPLITS] if context.config.data.mask_store == "png" else []
+    return [path for path in paths if os.path.exists(path)]
 
 
 def _withdraw_incomplete_index(root):
-    """Remove the index where a mask that it lists is missing: the step's outputs are then not what its last success left."""
+    """Remove the index where a PNG that it lists is missing: the step's outputs are then not what its last success left."""
     try:
         index = files.read_json(_index_file(root))
         listed = {split: set(index[split]) for split in SPLITS}
@@ -142,17 +297,18 @@ def _withdraw_incomplete_index(root):
     missing = sum(len(listed[split] - there[split, kind]) for split in SPLITS for kind in masks.KINDS)
     if missing:
         log.info("preprocess: masks that are missing and will be made again: %d", missing)
-        _written(os.unlink, _index_file(root))
+        with _disk(_index_file(root)):
+            os.unlink(_index_file(root))
 
 
-def _written(write, path, *arguments):
-    """Call a function that writes `path`; a full or read-only disk is the user's to mend."""
+@contextlib.contextmanager
+def _disk(path):
+    """A full or read-only disk is the user's to mend. path: what is being written."""
     try:
-        write(path, *arguments)
+        yield
     except OSError as error:
-        raise UserError(
-            "{} cannot be written: {}; free space or permissions are needed, or another data.root".format(path, error.strerror or error)
-        ) from None
+        text = "{} cannot be written: {}; free space or permissions are needed, or another data.root"
+        raise UserError(text.format(error.filename or path, error.strerror or error)) from None
 
 
 def _annotation_file(root, split):
@@ -166,8 +322,8 @@ def _index_file(root):
 def arguments(parser):
     """Add what only preprocessing takes."""
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--shard", type=_shard, metavar="I/N", help="make the masks of the I-th of N parts of the images only, I from 1 to N")
-    which.add_argument("--merge", action="store_true", help="write the rest, after all shards: COCO.json and the list of masks")
+    which.add_argument("--shard", type=_shard, metavar="I/N", help="prepare the I-th of N parts of the images only, I from 1 to N")
+    which.add_argument("--merge", action="store_true", help="join all shards: COCO.json and the masks")
 
 
 def _shard(text):

@@ -1,26 +1,25 @@
-"""Masks of the pixels that count in the loss, one PNG of 0 and 255 for every image with a person.
+"""Masks of the pixels that count in the loss, for every image with a person: as run lengths in one file of a split, or as PNGs of 0 and 255.
 
 `miss`: everything but unlabelled people and crowds, where a right answer would be called wrong. `all`: the pixels of people and crowds only (what the
 Ascend port trains on). All outlines of a person count; a crowd gives way to the people in it; the order of annotations does not matter. Outlines are
 rasterised and united by pycocotools as run lengths; only the unions are decoded.
+
+A file of run lengths has a line of JSON for each image, in ascending id, between a line that says what it is and one with their number and CRC-32.
 """
 
 import contextlib
-import itertools
-import logging
+import json
 import os
 import re
-from concurrent.futures import ThreadPoolExecutor
+import zlib
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
-from tqdm import tqdm
 
 from mtc import files
 from mtc.errors import UserError
-
-log = logging.getLogger(__name__)
 
 KINDS = ("miss", "all")
 FOLDER = "mask2017"
@@ -28,8 +27,89 @@ FOLDER = "mask2017"
 _NAME = re.compile(r"(train|val)2017_mask_(miss|all)_([0-9]{12})\.png$")
 _PNG = [cv2.IMWRITE_PNG_BILEVEL, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_DEFAULT]
 """One bit a pixel, as the reference's masks: read as 0 and 255 like eight, in a third of the time."""
-_AT_ONCE = 512
-"""Images handed to the threads at a time: a signal waits for no more than these."""
+
+
+class Region(NamedTuple):
+    """A mask that is kept as run lengths."""
+
+    path: str
+    """Of the file that it is in."""
+    image_id: int
+    height: int
+    width: int
+    counts: bytes
+    """pycocotools' compressed form; b"": nothing."""
+    outside: bool
+    """Whether the pixels outside of the region are those that count."""
+
+    def __str__(self):
+        return "of image {} in {}".format(self.image_id, self.path)
+
+    def pixels(self):
+        """Return the (height, width) uint8 of 0 and 255. Errors: ValueError where the run lengths cannot be read."""
+        if not self.counts:
+            return np.full((self.height, self.width), 255 if self.outside else 0, np.uint8)
+        made = drawn(self.height, self.width, self.counts).T
+        return cv2.transpose(cv2.compare(made, 0, cv2.CMP_EQ if self.outside else cv2.CMP_NE))
+
+
+def store_path(root, split):
+    """Path of a split's run lengths."""
+    return os.path.join(root, FOLDER, split + "2017.rle")
+
+
+def line(image):
+    """Return the line of an `ImageAnnotations` in the file of run lengths, as bytes."""
+    found = {key: counts.decode("ascii") for key, counts in regions(image).items()}
+    return json.dumps(dict(found, id=image.id, size=[image.height, image.width]), sort_keys=True, separators=(",", ":")).encode("ascii") + b"\n"
+
+
+@contextlib.contextmanager
+def writing(path, split):
+    """Write a file of run lengths atomically: yields a function that takes the `line`s of images in ascending id."""
+    count = crc = 0
+
+    def add(one):
+        nonlocal count, crc
+        count += 1
+        crc = zlib.crc32(one, crc)
+        f.write(one)
+
+    with files.atomic_file(path) as f:
+        f.write(_header(split))
+        yield add
+        f.write(b'{"images":%d,"crc32":%d}\n' % (count, crc))
+
+
+def read_store(root, split, kind):
+    """Return {image id: `Region`} of a split's run lengths, or None where there is no such file. Errors: UserError where it is damaged."""
+    path, found = store_path(root, split), {}
+    key, outside = {"miss": ("ignored", True), "all": ("all", False)}[kind]
+    try:
+        with open(path, "rb") as f:
+            if f.readline() != _header(split):
+                raise ValueError("it is no file of masks")
+            crc = 0
+            for text in f:
+                entry = json.loads(text.decode("ascii"))
+                if "images" in entry:
+                    if entry["images"] != len(found) or entry["crc32"] != crc:
+                        raise ValueError("its checksum is wrong")
+                    return found
+                crc = zlib.crc32(text, crc)
+                height, width = entry["size"]
+                found[entry["id"]] = Region(path, entry["id"], height, width, entry[key].encode("ascii"), outside)
+            raise ValueError("its end is missing")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError("{} cannot be read: {}; check data.root and its permissions".format(path, error.strerror or error)) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError("{} is damaged ({}): delete it and run python -m tasks.preprocess".format(path, error)) from None
+
+
+def _header(split):
+    return b'{"masks":"%s2017","v":1}\n' % split.encode("ascii")
 
 
 def file_name(split, kind, image_id):
@@ -48,57 +128,44 @@ def found(root):
     return ids
 
 
+def regions(image):
+    """Return {"all": people and crowds, "ignored": what does not count} of an `ImageAnnotations`.
+
+    They are run lengths in pycocotools' compressed form, b"" where there is nothing.
+    """
+    people = _outlines(image, (p for p in image.people if not p.crowd))
+    unlabelled = _outlines(image, (p for p in image.people if not p.crowd and p.num_keypoints == 0))
+    crowd = _outlines(image, (p for p in image.people if p.crowd))
+    ignored = unlabelled
+    if crowd and people:  # a crowd gives way to the people in it
+        alone = coco_mask.decode(coco_mask.merge(crowd)) > coco_mask.decode(coco_mask.merge(people))
+        ignored = unlabelled + [coco_mask.encode(np.asfortranarray(alone.view(np.uint8)))]
+    elif crowd:
+        ignored = unlabelled + crowd
+    return {"all": _merged(people + crowd), "ignored": _merged(ignored)}
+
+
+def drawn(height, width, counts):
+    """Return the (height, width) uint8 of 0 and 1 of a region, column by column in memory, as pycocotools draws it."""
+    if not counts:
+        return np.zeros((height, width), np.uint8, order="F")
+    return coco_mask.decode({"size": [height, width], "counts": counts})
+
+
 def rasterise(image):
     """Return {kind: (height, width) uint8 of 0 and 255} of an `ImageAnnotations`."""
-    people = _union(image, (p for p in image.people if not p.crowd))
-    unlabelled = _union(image, (p for p in image.people if not p.crowd and p.num_keypoints == 0))
-    crowd = _union(image, (p for p in image.people if p.crowd))
-    usable = ~(unlabelled | (crowd & ~people))
-    return {"miss": usable * np.uint8(255), "all": (people | crowd) * np.uint8(255)}
+    found = regions(image)
+    return {
+        "miss": (1 - drawn(image.height, image.width, found["ignored"])) * np.uint8(255),
+        "all": drawn(image.height, image.width, found["all"]) * np.uint8(255),
+    }
 
 
-def write(root, split, images, workers=0):
-    """Write both masks of all images; return how many files were written and how many kept because they already hold the right pixels.
+def write_image(folder, split, image):
+    """Write both masks of an image as PNG files; return "written" or "kept" for each.
 
-    workers: threads, 0 for one a core; the files are the same for any number. Errors: UserError where the folder cannot be written.
+    A file that is truncated, of another size or of other annotations is replaced. It is not flushed to the disk: the caller does that once for all.
     """
-    folder = os.path.join(root, FOLDER)
-    counts = {"written": 0, "kept": 0}
-    remaining = iter(images)
-    try:
-        os.makedirs(folder, exist_ok=True)
-        bar = tqdm(total=len(images), desc=split + " masks", unit="image", disable=None)
-        with ThreadPoolExecutor(workers or os.cpu_count()) as pool, bar:
-            for some in iter(lambda: list(itertools.islice(remaining, _AT_ONCE)), []):
-                for verbs in pool.map(lambda image: _write_image(folder, split, image), some):
-                    for verb in verbs:
-                        counts[verb] += 1
-                    bar.update()
-        # Flushed once for all: a flush a file would cost more than the masks. The step's record is written after this, so it never speaks of
-        # masks that a power failure can still take.
-        os.sync()
-    except OSError as error:
-        raise UserError(
-            "masks cannot be written to {}: {}; free space or permissions are needed, or another data.root".format(folder, error.strerror or error)
-        ) from None
-    return counts
-
-
-def _union(image, people):
-    """Return the (height, width) bool union of the people's outlines."""
-    outlines = []
-    for person in people:
-        if person.polygons:
-            outlines += coco_mask.frPyObjects(list(person.polygons), image.height, image.width)
-        if person.rle is not None:
-            outlines.append(coco_mask.frPyObjects({"counts": person.rle, "size": [image.height, image.width]}, image.height, image.width))
-    if not outlines:
-        return np.zeros((image.height, image.width), bool, order="F")  # as pycocotools decodes
-    return coco_mask.decode(coco_mask.merge(outlines)).view(bool)
-
-
-def _write_image(folder, split, image):
-    """Return "written" or "kept" for each mask. A file that is truncated, of another size or of other annotations is replaced."""
     verbs = []
     for kind, mask in rasterise(image).items():
         path = os.path.join(folder, file_name(split, kind, image.id))
@@ -110,6 +177,25 @@ def _write_image(folder, split, image):
         files.write_bytes(path, png.tobytes(), durable=False)
         verbs.append("written")
     return verbs
+
+
+def _outlines(image, people):
+    """Return the run lengths of people's outlines, each in pycocotools' compressed form."""
+    outlines = []
+    for person in people:
+        if person.polygons:
+            outlines += coco_mask.frPyObjects(list(person.polygons), image.height, image.width)
+        if person.rle is not None:
+            outlines.append(coco_mask.frPyObjects({"counts": person.rle, "size": [image.height, image.width]}, image.height, image.width))
+    return outlines
+
+
+def _merged(outlines):
+    """Return the run lengths of a union; b"" where nothing is in it."""
+    if not outlines:
+        return b""
+    merged = coco_mask.merge(outlines)
+    return merged["counts"] if coco_mask.area(merged) else b""
 
 
 def _holds(path, mask):

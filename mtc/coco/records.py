@@ -5,6 +5,7 @@ an earlier accepted person of the same image. Fields and order are those of open
 takes what MATLAB's jsonlab makes of them: an empty list as an object, a list of one without its brackets, floats for whole numbers, missing keys.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -21,6 +22,9 @@ MIN_KEYPOINTS = 5
 MIN_AREA = 32 * 32
 MIN_DISTANCE = 0.3
 """In longer box sides of the earlier person."""
+
+RULES = ("fewer than 5 keypoints", "area below 32 x 32", "too close to another")
+"""Why a labelled person gets no record."""
 
 VISIBLE = 1
 """Flag of a visible joint in `joint_self`; 0: labelled but hidden, 2: not labelled, 4: not in this data set."""
@@ -54,26 +58,51 @@ class Record(NamedTuple):
 
 def select(images):
     """Return the list of `Accepted` people of the `ImageAnnotations`, and how many labelled people each rule rejects."""
-    accepted, rejected = [], {"fewer than 5 keypoints": 0, "area below 32 x 32": 0, "too close to another": 0}
+    accepted, rejected = [], dict.fromkeys(RULES, 0)
     for rank, image in enumerate(images, 1):
-        earlier = []
-        for position, person in enumerate(image.people, 1):
-            reason = _rejection(person, earlier)
-            if reason is None:
-                earlier.append(person)
-                accepted.append(Accepted(image, person, (rank, position)))
-            elif person.num_keypoints:
-                rejected[reason] += 1
+        accepted += select_of(image, rank, rejected)
     return accepted, rejected
 
 
-def write(path, accepted):
-    """Write `{"root": [...]}`, one record a line, atomically; the same people give the same bytes."""
+def select_of(image, rank, rejected):
+    """Return the list of `Accepted` people of the image at this place in the list, from 1; count those that a rule rejects in `rejected`."""
+    earlier, accepted = [], []
+    for position, person in enumerate(image.people, 1):
+        reason = _rejection(person, earlier)
+        if reason is None:
+            earlier.append(person)
+            accepted.append(Accepted(image, person, (rank, position)))
+        elif person.num_keypoints:
+            rejected[reason] += 1
+    return accepted
+
+
+def line(accepted):
+    """Return the record of an `Accepted` person as bytes of JSON."""
+    return json.dumps(build(accepted), separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+@contextlib.contextmanager
+def writing(path):
+    """Write `{"root": [...]}`, one record a line, atomically: yields a function that takes the `line`s of records."""
+    separator = b""
+
+    def add(one):
+        nonlocal separator
+        f.write(separator + one)
+        separator = b",\n"
+
     with files.atomic_file(path) as f:
         f.write(_OPENING)
-        for index, one in enumerate(accepted):
-            f.write((b",\n" if index else b"") + json.dumps(build(one), separators=(",", ":"), allow_nan=False).encode("ascii"))
+        yield add
         f.write(b"\n" + _CLOSING)
+
+
+def write(path, accepted):
+    """Write the records of `Accepted` people; the same people give the same bytes."""
+    with writing(path) as add:
+        for one in accepted:
+            add(line(one))
 
 
 def read_records(path):
@@ -141,14 +170,14 @@ def _stream(f, path):
 def _rejection(person, earlier_people):
     """Return why a person gets no record, or None."""
     if person.num_keypoints < MIN_KEYPOINTS:
-        return "fewer than 5 keypoints"
+        return RULES[0]
     if person.area < MIN_AREA or not min(person.bbox[2:]) > 0:  # a box without extent holds no area, whatever the file says
-        return "area below 32 x 32"
+        return RULES[1]
     x, y = _center(person)
     for earlier in earlier_people:
         ex, ey = _center(earlier)
         if math.sqrt((x - ex) ** 2 + (y - ey) ** 2) < MIN_DISTANCE * max(earlier.bbox[2:]):
-            return "too close to another"
+            return RULES[2]
     return None
 
 

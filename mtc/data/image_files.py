@@ -11,14 +11,14 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from mtc.coco import pictures
+from mtc.coco.masks import Region
 from mtc.errors import UserError
 
 TAIL = 4096
 """Bytes at the end of a JPEG in which its end mark must be: some cameras and tools append a few."""
 
 _REDUCED = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-"""Markers of JPEG segments that begin with the image's size (ITU T.81, table B.1)."""
 
 
 class Raster(NamedTuple):
@@ -57,9 +57,14 @@ def read_image(path, shrink=1, cache=None):
     return _cached(cache, (path, shrink), lambda: _image(path, shrink))
 
 
-def read_mask(path, cache=None):
-    """Return the `Raster` of a mask: 255 where the file is not 0, in masks of 0 and 1 as of 0 and 255. Errors: UserError names the file."""
-    return _cached(cache, path, lambda: _mask(path))
+def read_mask(mask, cache=None):
+    """Return the `Raster` of a mask, a path or a `mtc.coco.masks.Region`: 255 where a file is not 0, in masks of 0 and 1 as of 0 and 255.
+
+    Errors: UserError names the file.
+    """
+    if isinstance(mask, Region):
+        return _cached(cache, mask[:2] + mask[-1:], lambda: _region(mask))
+    return _cached(cache, mask, lambda: _mask(mask))
 
 
 def shrink(pixels, k):
@@ -73,18 +78,6 @@ def shrink(pixels, k):
     return cv2.resize(pixels, ((width + right) // k, (height + down) // k), interpolation=cv2.INTER_AREA)
 
 
-def jpeg_size(data):
-    """Return (width, height) of a JPEG from the header of its frame, or None where the bytes are no JPEG or the header is not found."""
-    place = 2
-    while data[:2] == b"\xff\xd8" and place + 9 < len(data) and data[place] == 0xFF:
-        marker = data[place + 1]
-        if marker in _FRAMES:
-            height, width = int.from_bytes(data[place + 5 : place + 7], "big"), int.from_bytes(data[place + 7 : place + 9], "big")
-            return (width, height) if width and height else None
-        place += 1 if marker == 0xFF else 2 + int.from_bytes(data[place + 2 : place + 4], "big")  # 0xFF before a marker fills up
-    return None
-
-
 def _cached(cache, key, make):
     return cache.get(key, make) if cache else make()
 
@@ -92,14 +85,18 @@ def _cached(cache, key, make):
 def _image(path, k):
     what, remedy = "image", "restore it (python -m tasks.fetch coco --force)"
     data = _read(path, what, remedy)
-    size = jpeg_size(data) if k > 1 else None
-    if size is None:
+    frame = pictures.frame(data) if k > 1 and data[:2] == b"\xff\xd8" else None
+    if frame is None:
         pixels = _decode(data, cv2.IMREAD_COLOR, path, what, remedy)
         height, width = pixels.shape[:2]
         return Raster(shrink(pixels, k), width, height)
     decoded = min(k, 8)
     pixels = _decode(data, _REDUCED[decoded], path, what, remedy)
-    return Raster(shrink(pixels, k // decoded), *size)
+    return Raster(shrink(pixels, k // decoded), frame.width, frame.height)
+
+
+def _region(region):
+    return Raster(region.pixels(), region.width, region.height)
 
 
 def _mask(path):

@@ -3,9 +3,11 @@
 Coordinates are pixels of the whole image, x right, y down, (0, 0) the centre of the top left pixel.
 """
 
-from typing import NamedTuple, Optional
+from typing import NamedTuple, Optional, Union
 
 import numpy as np
+
+from mtc.coco.masks import Region
 
 
 class Camera(NamedTuple):
@@ -28,8 +30,8 @@ class Sample(NamedTuple):
     """Unique in its source, for logs and for the order tests: "000000000785.jpg#0"."""
     image: str
     """Path of the image file."""
-    mask: Optional[str]
-    """Path of a mask image (non-zero: use this pixel in the loss), or None: use all."""
+    mask: Union[str, Region, None]
+    """Path of a mask image (non-zero: use this pixel in the loss), or run lengths, or None: use all."""
     uv: np.ndarray
     """(J, 2) float32, pixels of the image, main joint order."""
     valid: np.ndarray

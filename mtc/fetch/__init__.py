@@ -22,6 +22,10 @@ log = logging.getLogger("mtc.fetch")
 SECONDS_BETWEEN_LINES = 10.0
 
 
+class NoRoom(UserError):
+    """The disk is too small: neither another source nor another try helps."""
+
+
 @contextlib.contextmanager
 def progress(label, total, done=0, enabled=True):
     """Yield a function to call with each number of bytes done: a bar on a terminal, otherwise a log line every ten seconds.
@@ -45,8 +49,10 @@ def _lines(label, total, done):
         state["since"] += count
         seconds = time.monotonic() - state["at"]
         if seconds >= SECONDS_BETWEEN_LINES:
+            rate = state["since"] / seconds if seconds else 0.0
             share = " ({:.0f} %)".format(100.0 * state["done"] / total) if total else ""
-            log.info("%s: %s%s, %s/s", label, size_text(state["done"]), share, size_text(state["since"] / seconds))
+            left = ", {} left".format(_time_text((total - state["done"]) / rate)) if total and rate else ""
+            log.info("%s: %s%s, %s/s%s", label, size_text(state["done"]), share, size_text(rate), left)
             state.update(since=0, at=time.monotonic())
 
     return update
@@ -63,6 +69,12 @@ def locked(folder):
         except OSError as error:
             raise UserError("{} cannot be written: {}; choose another folder or make it writable".format(folder, error.strerror or error)) from None
         yield
+
+
+def _time_text(seconds):
+    """Return a duration as hours:minutes:seconds."""
+    minutes, seconds = divmod(int(seconds + 0.5), 60)
+    return "{}:{:02d}:{:02d}".format(minutes // 60, minutes % 60, seconds)
 
 
 def size_text(size):

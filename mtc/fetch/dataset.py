@@ -5,16 +5,21 @@ it is written before a folder appears and completed after, so that after a crash
 that are there without a record are the user's: they are used as they are and never replaced.
 """
 
+import contextlib
 import dataclasses
 import glob
 import logging
 import os
+import re
 import shutil
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from mtc import files
 from mtc.errors import UserError
-from mtc.fetch import download, extract, locked, manifest
+from mtc.fetch import download, extract, locked, manifest, size_text, subset
+from mtc.sections import Fetch
 from mtc.storage import split_uri
 
 log = logging.getLogger("mtc.fetch")
@@ -22,6 +27,8 @@ log = logging.getLogger("mtc.fetch")
 SPLITS = ("train2017", "val2017")
 ANNOTATIONS = tuple("annotations/person_keypoints_{}.json".format(split) for split in SPLITS)
 RECORD = "fetched.json"
+SUBSET = "images"
+"""Stands in the record for images that were fetched one by one."""
 _NEEDED_FOLDERS = SPLITS + ("annotations",)
 _OTHER_FOLDERS = ("synthetic3d", "synthetic_hand")
 
@@ -102,6 +109,8 @@ def notice_damage(root):
 def _bring(config, root, record):
     """Link or unpack the source into `root`; return (origin, {archive path: sha256}, bytes of the archives)."""
     source, folder = config.fetch.source, _source_folder(config)
+    if config.fetch.images or config.fetch.ids:
+        return _bring_subset(config, root, record, folder)
     if source == "synthetic":
         folder = _make_synthetic(config.synthetic, root)
         archives = manifest.load(os.path.join(folder, "manifest.json"))
@@ -113,24 +122,138 @@ def _bring(config, root, record):
             _link(folder, root, record)
             return folder, {}, 0
     done = {}
-    for archive in archives:
-        if folder:
+    if folder:
+        for archive in archives:
             path = _in_folder(folder, archive)
             found = download.verify(path, archive.bytes, archive.sha256, record=_target(root, archive) + ".ok.json", source=path)
             if not _is_unpacked(record, archive, root, found.sha256, path):
                 _unpack(path, archive, found.sha256, path, root, record, done)
             done[archive.path] = found.sha256, found.bytes
-            continue
-        url = source.rstrip("/") + "/" + archive.path
-        if not _is_unpacked(record, archive, root, archive.sha256, url):
-            _forget_synthetic(root)
-            found = download.fetch(
-                url, _target(root, archive), archive.bytes, archive.sha256, endpoint=config.storage.endpoint, region=config.storage.region
-            )
-            _unpack(found.path, archive, found.sha256, url, root, record, done)
-        entry = record["archives"][archive.path]
-        done[archive.path] = entry["sha256"], entry["bytes"]
+    else:
+        _download(config, root, record, archives, done)
+    _forget_subset(root, record)
     return source, {path: sha256 for path, (sha256, _) in done.items()}, sum(size for _, size in done.values())
+
+
+def _download(config, root, record, archives, done):
+    """Bring archives from a server, several at once, and unpack each as soon as it is here; note them in `done`."""
+    urls = {archive.path: config.fetch.source.rstrip("/") + "/" + archive.path for archive in archives}
+    wanted = [archive for archive in archives if not _is_unpacked(record, archive, root, archive.sha256, urls[archive.path])]
+    for archive in archives:
+        if archive not in wanted:
+            entry = record["archives"][archive.path]
+            done[archive.path] = entry["sha256"], entry["bytes"]
+    if wanted:
+        _forget_synthetic(root)
+        _check_room(root, wanted)
+    own_mirrors = config.fetch.manifest != "official" or config.fetch.source == Fetch.source
+    stop = threading.Event()
+    with ThreadPoolExecutor(config.fetch.parallel) as pool:
+        waiting = {}
+        try:
+            for archive in wanted:
+                mirrors = archive.mirrors if own_mirrors else ()
+                options = {"endpoint": config.storage.endpoint, "region": config.storage.region, "mirrors": mirrors, "stop": stop}
+                arriving = pool.submit(download.fetch, urls[archive.path], _target(root, archive), archive.bytes, archive.sha256, **options)
+                waiting[arriving] = archive
+            for arrived in as_completed(waiting):
+                archive, found = waiting[arrived], arrived.result()
+                _unpack(found.path, archive, found.sha256, urls[archive.path], root, record, done)
+                done[archive.path] = found.sha256, found.bytes
+                if not config.fetch.keep_archives:
+                    _delete(found.path)
+        finally:
+            stop.set()
+            for arriving in waiting:
+                arriving.cancel()
+    if not config.fetch.keep_archives:  # those of an earlier run
+        for archive in archives:
+            _delete(_target(root, archive))
+
+
+def _delete(archive):
+    for path in (archive, archive + ".ok.json"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+
+def _bring_subset(config, root, record, folder):
+    """Fetch the images that `fetch.images` or `fetch.ids` name; return as `_bring`."""
+    source = config.fetch.source
+    if source == "synthetic":
+        raise UserError("fetch.images and fetch.ids choose images of COCO: fetch.source=synthetic has none; set synthetic.train_images")
+    others = sorted(name for path, entry in record["archives"].items() if path != SUBSET for name in entry["folders"]) + sorted(record["links"])
+    if others:
+        raise UserError("{} holds {} of another fetch: choose another data.root for a part of COCO".format(root, ", ".join(others)))
+    archive = next((one for one in manifest.load(config.fetch.manifest) if re.fullmatch(one.members, ANNOTATIONS[0])), None)
+    if archive is None:
+        raise UserError("fetch.manifest={}: no archive holds {}".format(config.fetch.manifest, ANNOTATIONS[0]))
+    if folder:
+        path = _in_folder(folder, archive)
+        if not path:
+            raise UserError("fetch.source={} lacks {}: put it there".format(source, archive.path))
+        found = download.verify(path, archive.bytes, archive.sha256, record=_target(root, archive) + ".ok.json", source=path)
+    else:
+        mirrors = archive.mirrors if config.fetch.manifest != "official" or source == Fetch.source else ()
+        url, options = source.rstrip("/") + "/" + archive.path, {"endpoint": config.storage.endpoint, "region": config.storage.region}
+        found = download.fetch(url, _target(root, archive), archive.bytes, archive.sha256, mirrors=mirrors, **options)
+    ids = sorted(subset.read_ids(config.fetch.ids)) if config.fetch.ids else []
+    wanted = {"annotations": found.sha256, "images": config.fetch.images, "ids": ids}
+    entry = record["archives"].get(SUBSET)
+    if not (entry and entry["complete"] and entry["wanted"] == wanted and _is_whole(root, entry)):
+        _make_subset(config, root, record, found, archive.members, folder or source, wanted)
+    return source, {archive.path: found.sha256}, found.bytes
+
+
+def _make_subset(config, root, record, archive, members, source, wanted):
+    """Make the folders of a part of COCO, each of which appears whole."""
+    for name in _NEEDED_FOLDERS:
+        if SUBSET not in record["archives"] and os.path.lexists(os.path.join(root, name)):
+            raise UserError("{} is there and was not made by this command: move it away or choose another data.root".format(os.path.join(root, name)))
+    whole, staging = os.path.join(root, "annotations.whole"), os.path.join(root, SUBSET + ".fetching")
+    subset.archive_members(archive.path, whole, members, SPLITS)
+    indexed = subset.indexes(whole, SPLITS)
+    numbers = subset.chosen(indexed, config.fetch.images, config.fetch.ids)
+    pictures = []
+    for split, index in indexed.items():
+        images = [index.images[number] for number in numbers[split]]
+        pictures += [subset.Picture("{}/{}".format(split, image.file_name), image.width, image.height) for image in images]
+        log.info("%s: %d images of %d with people", split, len(images), len(index.images))
+    entry = {"wanted": wanted, "sha256": archive.sha256, "bytes": archive.bytes, "source": source, "members": "", "complete": False}
+    entry["folders"] = dict({split: len(numbers[split]) for split in SPLITS}, annotations=len(SPLITS))
+    record["archives"][SUBSET] = entry
+    _write_record(root, record)
+    subset.write_annotations(indexed, numbers, staging)
+    subset.bring(source, pictures, staging, root, config.storage.endpoint, config.storage.region)
+    for name in _NEEDED_FOLDERS:
+        for stranger in set(os.listdir(os.path.join(staging, name))) - {os.path.basename(one.name) for one in pictures} if name in SPLITS else ():
+            os.unlink(os.path.join(staging, name, stranger))  # of a larger choice that was interrupted
+        extract.publish(os.path.join(staging, name), os.path.join(root, name))
+    shutil.rmtree(staging)
+    shutil.rmtree(whole)
+    entry["bytes_of_folders"] = {name: _measure(os.path.join(root, name))[1] for name in entry["folders"]}
+    entry["complete"] = True
+    _write_record(root, record)
+
+
+def _forget_subset(root, record):
+    """The archives have taken the place of a part of COCO that was here."""
+    if record["archives"].pop(SUBSET, None):
+        _write_record(root, record)
+
+
+def _check_room(root, archives):
+    """Refuse to begin where the disk cannot hold what is still to be downloaded, and its contents, which are as large for images."""
+    needed = sum(2 * (archive.bytes or 0) for archive in archives)
+    for archive in archives:
+        for name in (_target(root, archive), _target(root, archive) + ".part"):
+            if os.path.exists(name):
+                needed -= min(os.stat(name).st_size, archive.bytes or 0)
+                break
+    free = shutil.disk_usage(root).free
+    if needed > free:
+        text = "{} needs {} for the archives and what is in them, its disk has {} free: make room or choose another data.root"
+        raise UserError(text.format(root, size_text(needed), size_text(free)))
 
 
 def _source_folder(config):
@@ -201,7 +324,10 @@ def _unpack(path, archive, sha256, location, root, record, done):
         if owner is None and name not in record["links"] and os.path.lexists(os.path.join(root, name)):
             raise UserError("{} is there and was not made by this command: move it away or choose another data.root".format(os.path.join(root, name)))
         if owner is not None and owner != archive.path:
-            del record["archives"][owner]
+            record["archives"][owner]["complete"] = False
+            del record["archives"][owner]["folders"][name]
+            if not record["archives"][owner]["folders"]:
+                del record["archives"][owner]
         record["links"].pop(name, None)
     entry = {"sha256": sha256, "bytes": os.stat(path).st_size, "source": location, "members": archive.members, "folders": names, "complete": False}
     record["archives"][archive.path] = entry

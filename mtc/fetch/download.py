@@ -1,8 +1,9 @@
 """Brings one file here and vouches for it: verified first, then moved to its name.
 
-Bytes go to `<target>.part` and to the disk, are read back from there and compared in size and SHA-256, and only then get their name, so that
-a file of the target's name is always a good one. `<target>.ok.json` remembers what was verified (as long as size and mtime are the same), so
-that 18 GB are not hashed on each run. A broken transfer goes on from what is in `.part`, where the source can do that.
+Bytes go to `<target>.part` and are hashed as they come; what an earlier run has left there is hashed once and gone on from, where the source can do
+that. Size and SHA-256 are compared and the bytes flushed to the disk before they get their name, so that a file of the target's name is always a good
+one. What is not as it must be is put aside as `<target>.bad` and asked for once more. `<target>.ok.json` remembers what was verified (as long as size
+and mtime are the same), so that 18 GB are not hashed on each run.
 """
 
 import contextlib
@@ -11,20 +12,24 @@ import logging
 import os
 import random
 import shutil
-import time
+import threading
 from typing import NamedTuple
 
 from mtc import files
 from mtc.errors import UserError
+from mtc.fetch import NoRoom, size_text
 from mtc.fetch import progress as show_progress
-from mtc.fetch import size_text
-from mtc.fetch.sources import Busy, open_source
+from mtc.fetch.sources import UNKNOWN, Busy, open_source
 from mtc.storage import TransientError
 
 log = logging.getLogger("mtc.fetch")
 
 TRIES = 6
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+LONGEST_ASKED_PAUSE = 600.0
+"""Seconds that a server's Retry-After is followed at most."""
+FLUSH_EVERY = 256 << 20
+"""Bytes after which what has arrived is flushed to the disk: a power failure takes no more."""
 
 
 class Verified(NamedTuple):
@@ -35,16 +40,21 @@ class Verified(NamedTuple):
     sha256: str
 
 
+class Abandoned(Exception):
+    """The transfer was told to stop; what has arrived is kept."""
+
+
 class _Mismatch(Exception):
     """What arrived is not what was expected."""
 
 
-def fetch(source, target, bytes=None, sha256=None, progress=True, endpoint="", region=""):
+def fetch(source, target, bytes=None, sha256=None, progress=True, endpoint="", region="", mirrors=(), stop=None):
     """Bring a URL or path to the file `target` and return it as `Verified`; nothing is asked of the source where a good target is there.
 
-    `bytes` and `sha256` are what it must be (None: not checked). `endpoint` and `region` belong to s3:// sources. Errors: UserError names file,
-    expected and found; TransientError where the source could not be read after several tries: what has arrived is kept in `<target>.part` and
-    the next call goes on from there.
+    `bytes` and `sha256` are what it must be (None: not checked). `endpoint` and `region` belong to s3:// sources. `mirrors` are asked in their order
+    where the source fails for good. `stop`: threading.Event that ends the transfer, with Abandoned. Errors: UserError names file, expected and
+    found; TransientError where no source could be read after several tries: what has arrived is kept in `<target>.part` and the next call goes on
+    from there.
     """
     known = _known(target, target + ".ok.json")
     if os.path.exists(target) and (sha256 or known is None or known.get("source") == source):
@@ -52,26 +62,27 @@ def fetch(source, target, bytes=None, sha256=None, progress=True, endpoint="", r
             return verify(target, bytes, sha256, progress=progress, source=source)
         except UserError as error:
             log.warning("%s; fetching it again", error)
-    part = target + ".part"
-    log.info("fetching %s to %s", source, target)
-    try:
-        os.makedirs(os.path.dirname(os.path.abspath(target)), exist_ok=True)
-        resumed = os.path.exists(part)
+    part = _Part(target + ".part", bytes, sha256, progress, stop or threading.Event())
+    errors = []
+    for place in (source,) + tuple(mirrors):
+        log.info("fetching %s to %s", place, target)
         try:
-            found = _transfer(source, part, bytes, sha256, progress, endpoint, region)
-        except _Mismatch:
-            if not resumed:
-                raise
-            log.warning("%s: what an earlier run had left in %s did not fit; starting again", source, part)
-            found = _transfer(source, part, bytes, sha256, progress, endpoint, region)
-    except _Mismatch as mismatch:
-        raise UserError("{}: {}; nothing was kept: check the source, or the manifest if it is yours".format(source, mismatch)) from None
-    except OSError as error:
-        raise UserError("{} cannot be written: {}".format(error.filename or part, error.strerror or error)) from error
-    os.replace(part, target)
+            _bring(place, part, endpoint, region)
+            break
+        except NoRoom:
+            raise
+        except (UserError, TransientError) as error:
+            errors.append(error)
+            if len(errors) <= len(mirrors):
+                log.warning("%s; going on to the mirror %s", error, mirrors[len(errors) - 1])
+        except OSError as error:
+            raise UserError("{} cannot be written: {}".format(error.filename or part.path, error.strerror or error)) from error
+    else:
+        raise next((error for error in errors if isinstance(error, TransientError)), errors[0])
+    os.replace(part.path, target)
     files.fsync_dir(os.path.dirname(os.path.abspath(target)))
-    _forget(part + ".json")
-    return _remember(target, target + ".ok.json", found, source)
+    _forget(part.record, target + ".bad")
+    return _remember(target, target + ".ok.json", part.sha256, source)
 
 
 def verify(path, bytes=None, sha256=None, record=None, progress=True, source=""):
@@ -94,78 +105,178 @@ def verify(path, bytes=None, sha256=None, record=None, progress=True, source="")
     return _remember(path, record, known["sha256"], known.get("source", source))
 
 
-def _transfer(source, part, size, sha256, progress, endpoint, region):
-    """Bring all of a source into `part`, with retries; return its SHA-256. On a mismatch `part` is removed and _Mismatch raised."""
+class _Part:
+    """`<target>.part`: the bytes that have arrived, and their digest. `<target>.part.json` says of which source they are."""
+
+    def __init__(self, path, expected_size, expected_sha256, progress, stop):
+        self.path, self.record = path, path + ".json"
+        self.expected_size, self.expected_sha256 = expected_size, expected_sha256 and expected_sha256.lower()
+        self.size, self.version, self._source, self._digest = 0, "", None, hashlib.sha256()
+        self._progress, self.stop = progress, stop
+
+    @property
+    def sha256(self):
+        """Hexadecimal, of all bytes."""
+        return self._digest.hexdigest()
+
+    def prepare(self, source):
+        """Go on from what is there, as far as it can be of this source; the digest tells in the end where it was not."""
+        if self._source is None:
+            self._take_up(source)
+        elif self._source != source:
+            self.version = ""
+            if not self.expected_sha256:
+                self.restart()
+        self._source = source
+
+    def write(self, stream, source):
+        """Append what an open source gives; start again where it does not go on from here."""
+        if stream.start != self.size:
+            self.restart()
+        self.version, flushed = stream.version, self.size
+        self._note(source, flushed)
+        name = os.path.basename(self.path)[: -len(".part")]
+        with open(self.path, "r+b" if self.size else "wb") as f, show_progress(name, stream.total, self.size, self._progress) as advance:
+            f.truncate(self.size)
+            f.seek(self.size)
+            for block in stream.blocks:
+                if self.stop.is_set():
+                    raise Abandoned(self.path)
+                f.write(block)
+                self._digest.update(block)
+                self.size += len(block)
+                advance(len(block))
+                if self.size - flushed >= FLUSH_EVERY:
+                    flushed = self.size
+                    _flush(f)
+                    self._note(source, flushed)
+            _flush(f)
+
+    def check(self):
+        """Raise _Mismatch, and put the file aside, where it is not what it must be."""
+        size, sha256 = self.expected_size, self.expected_sha256
+        if size in (None, self.size) and sha256 in (None, "", self.sha256):
+            return
+        bad = self.path[: -len(".part")] + ".bad"
+        os.replace(self.path, bad)
+        text = "expected {} bytes with SHA-256 {}, found {} bytes with SHA-256 {} (kept as {})".format(
+            "any number of" if size is None else size, sha256 or "(any)", self.size, self.sha256, bad
+        )
+        self.restart()
+        raise _Mismatch(text)
+
+    def restart(self):
+        """Forget all bytes."""
+        _forget(self.path, self.record)
+        self.size, self.version, self._digest = 0, "", hashlib.sha256()
+
+    def _take_up(self, source):
+        os.makedirs(os.path.dirname(os.path.abspath(self.path)), exist_ok=True)
+        have, left = _size(self.path), _left(self.record)
+        same = left.get("source", source) == source
+        if left.get("boot", _boot()) != _boot():  # the machine went down: what was not flushed may be zeros
+            have = min(have, left.get("flushed", 0))
+        if not (self.expected_sha256 or (same and left.get("version"))) or (self.expected_size is not None and have > self.expected_size):
+            have = 0
+        if not have:
+            return
+        self.version = left.get("version", "") if same else ""
+        with open(self.path, "rb") as f, show_progress("sha256 of " + os.path.basename(self.path), have, enabled=self._progress) as advance:
+            while self.size < have:
+                block = f.read(min(files.BLOCK, have - self.size))
+                if not block:
+                    break
+                self._digest.update(block)
+                self.size += len(block)
+                advance(len(block))
+
+    def _note(self, source, flushed):
+        files.write_json(self.record, {"source": source, "version": self.version, "flushed": flushed, "boot": _boot()})
+
+
+def _bring(source, part, endpoint, region):
+    """Bring all of a source into `part`, once more where what arrived was something else."""
+    part.prepare(source)
+    try:
+        for last in (False, True):
+            try:
+                _transfer(source, part, endpoint, region)
+                part.check()
+                return
+            except _Mismatch as mismatch:
+                if last:
+                    raise
+                log.warning("%s: %s; fetching it once more", source, mismatch)
+    except _Mismatch as mismatch:
+        raise UserError("{}: {}: check the source, or the manifest if it is yours".format(source, mismatch)) from None
+
+
+def _transfer(source, part, endpoint, region):
+    """Bring all of a source into `part`, with retries."""
     failures = 0
     while True:
-        before = _size(part)
+        before = part.size
         try:
-            _transfer_once(source, part, size, sha256, progress, endpoint, region)
-            break
+            _transfer_once(source, part, endpoint, region)
+            return
         except TransientError as error:
-            failures = 1 if _size(part) > before else failures + 1  # a source that gives something is not given up
+            failures = 1 if part.size > before else failures + 1  # a source that gives something is not given up
             if failures >= TRIES:
                 raise TransientError(
-                    "{} tries without a byte, the last one with: {}; run again to go on from {}".format(TRIES, error, size_text(_size(part)))
+                    "{} tries without a byte, the last one with: {}; run again to go on from {}".format(TRIES, error, size_text(part.size))
                 ) from error
             pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**failures) * random.uniform(0.5, 1)
             if isinstance(error, Busy) and error.pause is not None:
-                pause = min(LONGEST_PAUSE, error.pause)
+                pause = min(LONGEST_ASKED_PAUSE, error.pause)
             log.warning("%s; next try in %.0f s", error, pause)
-            time.sleep(pause)
-    found = _hash(part, _size(part), progress)
-    if (size is not None and _size(part) != size) or (sha256 and found != sha256.lower()):
-        text = "expected {} bytes with SHA-256 {}, found {} bytes with SHA-256 {}".format(
-            "any number of" if size is None else size, sha256 or "(any)", _size(part), found
-        )
-        _forget(part, part + ".json")
-        raise _Mismatch(text)
-    return found
+            if part.stop.wait(pause):
+                raise Abandoned(part.path) from None
 
 
-def _transfer_once(source, part, size, sha256, progress, endpoint, region):
+def _transfer_once(source, part, endpoint, region):
     """Append to `part` what is missing of the source, or start again where that is not possible."""
-    start, version = _resume_point(source, part, size, sha256)
+    start, size = part.size, part.expected_size
     if size is not None and start == size:
         return
-    with open_source(source, start, version, endpoint=endpoint, region=region) as stream:
-        if stream.start not in (0, start) or (stream.start and stream.total is not None and stream.start > stream.total) or stream.total == -1:
-            _forget(part)
+    with open_source(source, start, part.version, endpoint=endpoint, region=region) as stream:
+        if size is not None and stream.total not in (None, UNKNOWN, size):
+            raise UserError("{}: it has {} bytes, expected {}: check the source, or the manifest if it is yours".format(source, stream.total, size))
+        if stream.start not in (0, start) or stream.total == UNKNOWN or (stream.total is not None and stream.start > stream.total):
+            part.restart()
             raise TransientError("{} cannot go on from byte {}".format(source, start))
-        if size is not None and stream.total is not None and stream.total != size:
-            raise _Mismatch("it has {} bytes, expected {}".format(stream.total, size))
-        _check_space(part, (stream.total or size or 0) - stream.start)
-        files.write_json(part + ".json", {"source": source, "version": stream.version})
-        have = stream.start
-        with open(part, "r+b" if have else "wb") as f, show_progress(os.path.basename(part)[:-5], stream.total, have, progress) as advance:
-            f.seek(have)
-            f.truncate()
-            for block in stream.blocks:
-                f.write(block)
-                have += len(block)
-                advance(len(block))
-            f.flush()
-            os.fsync(f.fileno())
-    if stream.total is not None and have < stream.total:
-        raise TransientError("{}: the connection ended after {} of {} bytes".format(source, have, stream.total))
+        _check_space(part.path, (stream.total or size or 0) - stream.start)
+        part.write(stream, source)
+    if stream.total is not None and part.size < stream.total:
+        raise TransientError("{}: the connection ended after {} of {} bytes".format(source, part.size, stream.total))
 
 
-def _resume_point(source, part, size, sha256):
-    """Return (offset, version) to go on from: (0, "") where `part` is of another source, too long, or nothing could tell that it fits."""
-    have = _size(part)
+def _flush(f):
+    f.flush()
+    os.fsync(f.fileno())
+
+
+def _left(record):
+    """Return what an earlier run noted of its part."""
     try:
-        left = files.read_json(part + ".json") or {}
+        left = files.read_json(record)
     except ValueError:
-        left = {}
-    if left.get("source", source) != source or not (left.get("version") or sha256) or (size is not None and have > size):
-        return 0, ""
-    return have, left.get("version", "") if have else ""
+        left = None
+    return left if isinstance(left, dict) else {}
+
+
+def _boot():
+    """What tells this start of the machine from others, or "" where the kernel does not say."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as f:
+            return f.read().strip()
+    except OSError:
+        return ""
 
 
 def _check_space(path, needed):
     free = shutil.disk_usage(os.path.dirname(os.path.abspath(path))).free
     if needed > free:
-        raise UserError("{} needs {}, the disk has {} free: make room or choose another folder".format(path, size_text(needed), size_text(free)))
+        raise NoRoom("{} needs {}, the disk has {} free: make room or choose another folder".format(path, size_text(needed), size_text(free)))
 
 
 def _hash(path, size, progress):

@@ -3,6 +3,8 @@
 Refused, never silently changed: absolute names, drive letters, backslashes, "..", NUL, links and devices, names twice, encrypted or huge
 members, names that are not expected. Python's own extraction renames some of these and writes links as files. CRCs are checked by reading to the
 end; the unpacked files are flushed to the disk with one sync (an fsync for each of 118,287 files takes minutes) before their folder gets its name.
+
+What an interrupted extraction of the same zip has left is kept where size and CRC are right; a tar says too little of its files, and is begun again.
 """
 
 import collections
@@ -14,12 +16,12 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from typing import Callable, Dict, List, NamedTuple
+from typing import Callable, Dict, List, NamedTuple, Optional
 
 from mtc import files
 from mtc.errors import UserError
+from mtc.fetch import NoRoom, size_text
 from mtc.fetch import progress as show_progress
-from mtc.fetch import size_text
 
 MOST_MEMBER_BYTES = 4 << 30
 ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz")
@@ -33,6 +35,8 @@ class Member(NamedTuple):
     name: str
     bytes: int
     open: Callable
+    crc: Optional[int] = None
+    """CRC-32 of its contents, where the archive says."""
 
 
 def folders(archive, members_regex):
@@ -45,7 +49,7 @@ def extract(archive, target_dir, members_regex, progress=True):
     """Unpack an archive into `target_dir`, where each of its top-level folders appears at once, replacing the one that is there.
 
     Every file's name must match `members_regex` as a whole. Returns {top-level name: number of files}. Errors: UserError names archive and
-    member; nothing half-made is left (after a crash: `<archive's name>.extracting`, which the next call removes).
+    member. `<archive's name>.extracting` is left where it was interrupted or the disk was full: the next call goes on from there.
     """
     staging = os.path.join(target_dir, os.path.basename(archive) + ".extracting")
     with _staged(archive, staging, members_regex, progress) as found:
@@ -54,10 +58,13 @@ def extract(archive, target_dir, members_regex, progress=True):
     return found
 
 
-def unpack(archive, folder, members_regex, progress=True):
-    """Unpack an archive so that `folder` appears at once and holds all of it, replacing the one that is there; otherwise as `extract`."""
+def unpack(archive, folder, members_regex, progress=True, only=None):
+    """Unpack an archive so that `folder` appears at once and holds all of it, replacing the one that is there; otherwise as `extract`.
+
+    only: function of a member's name, for those that are wanted (all are judged).
+    """
     staging = folder + ".extracting"
-    with _staged(archive, staging, members_regex, progress) as found:
+    with _staged(archive, staging, members_regex, progress, only) as found:
         publish(staging, folder)
     return found
 
@@ -74,21 +81,50 @@ def publish(staged, target):
 
 
 @contextlib.contextmanager
-def _staged(archive, staging, members_regex, progress):
+def _staged(archive, staging, members_regex, progress, only=None):
     """Unpack into the folder `staging`; yields what is in it, ready to be published; removes what is left of it at the end."""
     try:
         with _opened(archive) as opened:
-            members = _judge(archive, opened, members_regex)
-            _remove(staging)
-            os.makedirs(staging)
-            _check_space(archive, staging, members)
-            _write(archive, opened, members, staging, progress)
+            members = [member for member in _judge(archive, opened, members_regex) if only is None or only(member.name)]
+            resumed = _take_up(archive, staging)
+            _check_space(archive, staging, members, resumed)
+            if not resumed:
+                os.makedirs(staging)
+                files.write_json(_note(staging), _identity(archive))
+            _write(archive, opened, members, staging, resumed, progress)
         os.sync()
         yield _folders(members)
+        _remove(staging)
+        _remove(_note(staging))
+    except NoRoom:
+        raise
+    except UserError:
+        _remove(staging)
+        _remove(_note(staging))
+        raise
     except OSError as error:
         raise _failed(archive, error) from error
-    finally:
-        _remove(staging)
+
+
+def _take_up(archive, staging):
+    """Return whether what is in the staging folder is of this very archive; remove it where it is not."""
+    try:
+        if os.path.isdir(staging) and files.read_json(_note(staging)) == _identity(archive):
+            return True
+    except ValueError:
+        pass
+    _remove(_note(staging))
+    _remove(staging)
+    return False
+
+
+def _identity(archive):
+    found = os.stat(archive)
+    return {"bytes": found.st_size, "mtime_ns": found.st_mtime_ns}
+
+
+def _note(staging):
+    return staging + ".json"
 
 
 @contextlib.contextmanager
@@ -143,7 +179,11 @@ def _zip_entries(archive, opened):
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
             raise _refused(archive, info.orig_filename, "is a link or a special file")
         # orig_filename, because zipfile cuts its `filename` at a NUL.
-        yield info.orig_filename, info.orig_filename.endswith("/"), Member(info.orig_filename, info.file_size, lambda info=info: opened.open(info))
+        yield info.orig_filename, info.orig_filename.endswith("/"), _zip_member(opened, info)
+
+
+def _zip_member(opened, info):
+    return Member(info.orig_filename, info.file_size, lambda: opened.open(info), info.CRC)
 
 
 def _tar_entries(archive, opened):
@@ -154,12 +194,15 @@ def _tar_entries(archive, opened):
         yield name, info.isdir(), Member(name, info.size, lambda info=info: opened.extractfile(info))
 
 
-def _write(archive, opened, members, staging, progress):
+def _write(archive, opened, members, staging, resumed, progress):
     with show_progress("unpacking " + os.path.basename(archive), sum(m.bytes for m in members), enabled=progress) as advance:
         for member in members:
             path = os.path.join(staging, *member.name.split("/"))
+            if resumed and _holds(path, member):
+                advance(member.bytes)
+                continue
             os.makedirs(os.path.dirname(path), exist_ok=True)
-            with _opened_member(archive, member) as source, open(path, "xb") as target:
+            with _opened_member(archive, member) as source, open(path, "wb" if resumed else "xb") as target:
                 shutil.copyfileobj(source, target, files.BLOCK)
                 if target.tell() != member.bytes:
                     raise _refused(archive, member.name, "ends after {} of {} bytes".format(target.tell(), member.bytes))
@@ -167,6 +210,20 @@ def _write(archive, opened, members, staging, progress):
     if isinstance(opened, tarfile.TarFile):
         while opened.fileobj.read(files.BLOCK):  # gzip checks its sum at its end, which tarfile does not read to
             pass
+
+
+def _holds(path, member):
+    """Whether a file is the member already."""
+    try:
+        if member.crc is None or os.lstat(path).st_size != member.bytes:
+            return False
+    except FileNotFoundError:
+        return False
+    crc = 0
+    with open(path, "rb") as f:
+        for block in iter(lambda: f.read(files.BLOCK), b""):
+            crc = zlib.crc32(block, crc)
+    return crc == member.crc
 
 
 @contextlib.contextmanager
@@ -182,10 +239,14 @@ def _folders(members) -> Dict[str, int]:
     return dict(collections.Counter(member.name.partition("/")[0] for member in members))
 
 
-def _check_space(archive, folder, members):
+def _check_space(archive, staging, members, resumed):
+    folder = os.path.dirname(os.path.abspath(staging))
+    os.makedirs(folder, exist_ok=True)
     needed, free = sum(member.bytes for member in members), shutil.disk_usage(folder).free
+    if resumed:
+        needed -= sum(os.lstat(os.path.join(path, name)).st_size for path, _, names in os.walk(staging) for name in names)
     if needed > free:
-        raise UserError("{}: unpacking needs {}, the disk of {} has {} free: make room".format(archive, size_text(needed), folder, size_text(free)))
+        raise NoRoom("{}: unpacking needs {}, the disk of {} has {} free: make room".format(archive, size_text(needed), folder, size_text(free)))
 
 
 def _remove(path):

@@ -1,14 +1,15 @@
 """Which archives make up a data set, and what each must be: path below the source, size, SHA-256, names of its members.
 
-The form is {"v": 1, "archives": [{"path", "bytes", "sha256", "members"}]}; `members` is a regular expression that the whole name of every file in the
-archive must match; `bytes` and `sha256` may be null (not checked). `official.json` holds the COCO 2017 archives as registered by TensorFlow
-Datasets. The official host serves plain http, so the SHA-256 is the only guarantee of what arrives.
+The form is {"v": 1, "archives": [{"path", "bytes", "sha256", "members", "mirrors"}]}; `members` is a regular expression that the whole name of every
+file in the archive must match; `bytes` and `sha256` may be null (not checked); `mirrors` may be left out: URLs of the same file, asked where the
+source fails. `official.json` holds the COCO 2017 archives as registered by TensorFlow Datasets. The official host serves plain http, so the SHA-256
+is the only guarantee of what arrives; its mirror is the same bucket by https.
 """
 
 import json
 import os
 import re
-from typing import NamedTuple, Optional
+from typing import NamedTuple, Optional, Tuple
 
 from mtc.errors import UserError
 from mtc.fetch.sources import open_source
@@ -27,6 +28,8 @@ class Archive(NamedTuple):
     """Hexadecimal, lower case."""
     members: str
     """Regular expression of the allowed members' names."""
+    mirrors: Tuple[str, ...] = ()
+    """URLs of the same file."""
 
 
 def load(source):
@@ -37,7 +40,7 @@ def load(source):
     if source == "official":
         return parse(_read_file(OFFICIAL), OFFICIAL)
     if source == "none":
-        return [archive._replace(bytes=None, sha256=None) for archive in parse(_read_file(OFFICIAL), OFFICIAL)]
+        return [archive._replace(bytes=None, sha256=None, mirrors=()) for archive in parse(_read_file(OFFICIAL), OFFICIAL)]
     kind, rest = split_uri(source)
     if kind == "s3":
         raise UserError("fetch.manifest={}: expected official, none, a JSON file or an http(s) URL".format(source))
@@ -65,11 +68,11 @@ def parse(text, source):
 
 def _archive(entry, where):
     if not isinstance(entry, dict):
-        raise UserError("{}: expected an object with path, bytes, sha256, members".format(where))
+        raise UserError("{}: expected an object with path, bytes, sha256, members and, perhaps, mirrors".format(where))
     unknown = sorted(set(entry) - set(Archive._fields))
     if unknown:
         raise UserError("{}: unknown field '{}'; known: {}".format(where, unknown[0], ", ".join(Archive._fields)))
-    path, size, digest, members = (entry.get(name) for name in Archive._fields)
+    path, size, digest, members, mirrors = (entry.get(name) for name in Archive._fields)
     if not isinstance(path, str) or not path.endswith((".zip", ".tar", ".tar.gz", ".tgz")):
         raise UserError("{}: field 'path' is {!r}; expected the path of a .zip, .tar, .tar.gz or .tgz below the source".format(where, path))
     try:
@@ -84,7 +87,13 @@ def _archive(entry, where):
         re.compile(members)
     except (TypeError, re.error) as error:
         raise UserError("{}: field 'members' is {!r}; expected a regular expression: {}".format(where, members, error)) from None
-    return Archive(path, size, digest.lower() if digest else None, members)
+    if mirrors is None:
+        mirrors = []
+    if not isinstance(mirrors, list) or not all(isinstance(url, str) and split_uri(url)[0] in ("http", "https", "s3") for url in mirrors):
+        raise UserError("{}: field 'mirrors' is {!r}; expected a list of http(s):// and s3:// URLs".format(where, mirrors))
+    if mirrors and not digest:
+        raise UserError("{}: field 'mirrors': needs sha256, for nothing else tells that a mirror gives the same file".format(where))
+    return Archive(path, size, digest.lower() if digest else None, members, tuple(mirrors))
 
 
 def _read_file(path):

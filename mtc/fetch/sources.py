@@ -5,19 +5,25 @@ happen unseen.
 """
 
 import contextlib
+import email.utils
 import os
 import re
+import time
 import urllib.parse
 from typing import Iterator, NamedTuple, Optional
 
 import requests
 
-from mtc import files
 from mtc.errors import UserError
 from mtc.storage import TransientError, open_storage, split_uri
 
 CONNECT_SECONDS, READ_SECONDS, MOST_REDIRECTS = 10, 60, 10
 _BUSY = (408, 425, 429)
+_BLOCK = 1 << 16
+"""Bytes of the network at a time: so many are lost when a connection breaks."""
+
+UNKNOWN = -1
+"""Total of a file whose server says that there is nothing from the start on, and not how much there is."""
 
 
 class Busy(TransientError):
@@ -102,10 +108,19 @@ def _checked(answer, url):
     with contextlib.closing(answer):
         what = "{} answers {} {}".format(url, status, answer.reason)
         if status >= 500 or status in _BUSY:
-            pause = answer.headers.get("Retry-After", "")
-            raise Busy(what, float(pause) if pause.isdigit() else None)
+            raise Busy(what, _retry_after(answer.headers.get("Retry-After", "").strip()))
         advice = "the file is not there: correct the URL" if status in (404, 410) else "the server does not give the file: check the URL"
         raise UserError("{}: {}".format(what, advice))
+
+
+def _retry_after(text):
+    """Return the seconds that a server asks for, as a number or as a date (RFC 9110, 10.2.3); None where it says nothing that can be read."""
+    if text.isdigit():
+        return float(text)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+    except (TypeError, ValueError, IndexError, OverflowError):
+        return None
 
 
 def _http_stream(answer, url, start):
@@ -120,7 +135,7 @@ def _http_stream(answer, url, start):
     span = answer.headers.get("Content-Range", "")
     if answer.status_code == 416:
         match = re.match(r"bytes \*/(\d+)$", span)
-        return Stream(iter(()), start, int(match.group(1)) if match else -1, version)
+        return Stream(iter(()), start, int(match.group(1)) if match else UNKNOWN, version)
     match = re.match(r"bytes (\d+)-\d+/(\d+|\*)$", span)
     if not match:
         raise TransientError("{} answers with an unreadable Content-Range '{}'".format(url, span))
@@ -130,7 +145,7 @@ def _http_stream(answer, url, start):
 
 def _http_blocks(answer, url):
     with _http_errors(url):
-        yield from answer.iter_content(files.BLOCK)
+        yield from answer.iter_content(_BLOCK)
 
 
 @contextlib.contextmanager

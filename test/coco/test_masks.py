@@ -1,5 +1,6 @@
 """Which pixels count, and that mask files are whole, right and the same for any number of workers."""
 
+import collections
 import itertools
 import os
 
@@ -85,8 +86,15 @@ def read_all(root):
     return content
 
 
+def write(root, images):
+    """Write the PNGs of all images; return how many were written and how many kept."""
+    folder = os.path.join(str(root), masks.FOLDER)
+    os.makedirs(folder, exist_ok=True)
+    return collections.Counter(verb for image in images for verb in masks.write_image(folder, "train", image))
+
+
 def test_files_have_the_reference_names_and_are_8_bit_grey(tmp_path, images):
-    assert masks.write(str(tmp_path), "train", images) == {"written": 6, "kept": 0}
+    assert write(tmp_path, images) == {"written": 6}
     names = {"train2017_mask_{}_{:012d}.png".format(kind, i) for kind in ("miss", "all") for i in (5, 7, 9)}
     content = read_all(tmp_path)
     assert set(content) == names
@@ -101,14 +109,8 @@ def test_files_have_the_reference_names_and_are_8_bit_grey(tmp_path, images):
             assert (there == expected).all()
 
 
-def test_any_number_of_workers_writes_the_same_bytes(tmp_path, images):
-    for workers in (1, 2, 5):
-        masks.write(str(tmp_path / str(workers)), "train", images, workers)
-    assert read_all(tmp_path / "1") == read_all(tmp_path / "2") == read_all(tmp_path / "5")
-
-
 def test_right_masks_are_kept_and_damaged_or_foreign_ones_replaced(tmp_path, images):
-    masks.write(str(tmp_path), "train", images)
+    write(tmp_path, images)
     before = read_all(tmp_path)
     folder = tmp_path / masks.FOLDER
     truncated, wrong_size, wrong_pixels, deleted, empty = sorted(before)[:5]
@@ -117,24 +119,62 @@ def test_right_masks_are_kept_and_damaged_or_foreign_ones_replaced(tmp_path, ima
     cv2.imwrite(str(folder / wrong_pixels), np.zeros((120, 160), np.uint8))
     (folder / deleted).unlink()
     (folder / empty).write_bytes(b"")
-    assert masks.write(str(tmp_path), "train", images) == {"written": 5, "kept": 1}
+    assert write(tmp_path, images) == {"written": 5, "kept": 1}
     assert read_all(tmp_path) == before
 
 
-def test_folder_that_cannot_be_written_is_a_clear_sentence(tmp_path, images):
-    (tmp_path / masks.FOLDER).write_text("a file in the way")
-    with pytest.raises(UserError, match="masks cannot be written to .*mask2017"):
-        masks.write(str(tmp_path), "train", images)
-
-
-def test_full_disk_is_a_clear_sentence_and_leaves_no_half_file(tmp_path, images, monkeypatch):
+def test_a_full_disk_leaves_no_half_file(tmp_path, images, monkeypatch):
     def full(source, target):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(UserError, match="No space left on device"):
-        masks.write(str(tmp_path), "train", images)
+    with pytest.raises(OSError, match="No space left on device"):
+        write(tmp_path, images)
     assert read_all(tmp_path) == {}
+
+
+@pytest.fixture
+def store(tmp_path, images):
+    """Path of a file of run lengths."""
+    path = masks.store_path(str(tmp_path), "train")
+    with masks.writing(path, "train") as add:
+        for image in images:
+            add(masks.line(image))
+    return path
+
+
+@pytest.mark.parametrize("kind", masks.KINDS)
+def test_run_lengths_give_the_pixels_of_the_pngs(tmp_path, images, store, kind):
+    found = masks.read_store(str(tmp_path), "train", kind)
+    assert sorted(found) == [5, 7, 9]
+    for image in images:
+        pixels = found[image.id].pixels()
+        assert (pixels.dtype, pixels.flags.c_contiguous) == (np.uint8, True)
+        np.testing.assert_array_equal(pixels, masks.rasterise(image)[kind])
+
+
+def test_images_where_all_or_nothing_counts_need_no_run_lengths(tmp_path):
+    path = people.write(tmp_path / "a.json", people.document([people.person(segmentation=[])]))
+    image = annotations.read(path).images[0]
+    assert masks.regions(image) == {"all": b"", "ignored": b""}
+    with masks.writing(masks.store_path(str(tmp_path), "val"), "val") as add:
+        add(masks.line(image))
+    assert (masks.read_store(str(tmp_path), "val", "miss")[42].pixels() == 255).all()
+    assert (masks.read_store(str(tmp_path), "val", "all")[42].pixels() == 0).all()
+
+
+def test_every_changed_byte_of_the_store_is_noticed(tmp_path, store):
+    with open(store, "rb") as f:
+        whole = f.read()
+    for place in list(range(len(whole))) + [None]:
+        with open(store, "wb") as f:
+            f.write(whole[:-5] if place is None else whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(UserError, match="train2017.rle is damaged .*delete it and run python -m tasks.preprocess"):
+            masks.read_store(str(tmp_path), "train", "miss")
+
+
+def test_no_store_is_none(tmp_path):
+    assert masks.read_store(str(tmp_path), "train", "miss") is None
 
 
 @pytest.mark.skipif(not os.path.isdir(people.REAL), reason="the sample data is not beside the project")

@@ -7,9 +7,11 @@ import shutil
 import numpy as np
 import pytest
 
-from mtc.coco import annotations, masks, records
+from mtc.coco import records
+from mtc.data import image_files
 from mtc.data.readers import coco
 from mtc.errors import UserError
+from tasks import preprocess
 from test.coco import people
 
 GOLDEN = os.path.join(people.REAL, "..", "..", "golden", "coco_crops.npz")
@@ -163,11 +165,11 @@ def test_nobody_to_use_is_an_error(read, content):
         read(content)
 
 
-@pytest.fixture(params=["made", "real"])
+@pytest.fixture(params=["made", "made-png", "real"])
 def prepared(request, tmp_path):
     """A prepared data set: of made images, and of real ones where they are present."""
     root = str(tmp_path / "coco")
-    if request.param == "made":
+    if request.param.startswith("made"):
         people.data_set(root)
     elif os.path.isdir(people.REAL):
         shutil.copytree(people.REAL, root, copy_function=shutil.copyfile)
@@ -175,22 +177,25 @@ def prepared(request, tmp_path):
         pytest.skip("the sample data is not beside the project")
     for folder in [root] + [os.path.join(root, name) for name in os.listdir(root)]:
         os.chmod(folder, 0o755)
-    for split in ("train", "val"):
-        images = annotations.read(os.path.join(root, "annotations", "person_keypoints_{}2017.json".format(split))).images
-        records.write(os.path.join(root, records.FILES[split]), records.select(images)[0])
-        masks.write(root, split, images)
+    store = "png" if request.param.endswith("png") else "rle"
+    words = ["--set", "data.root=" + root, "--set", "data.mask_store=" + store, "--run-dir", str(tmp_path / "run")]
+    assert preprocess.main(words) == 0
     return root
 
 
 @pytest.mark.parametrize("kind", ["miss", "all"])
 def test_a_prepared_data_set_is_read_whole(prepared, kind, caplog):
+    caplog.clear()
     for split in ("train", "val"):
         found = coco.read(prepared, split, kind)
         assert len({s.name for s in found}) == len(found) > 0
         for one in found:
             assert os.path.isfile(one.image)
-            assert os.path.isfile(one.mask)
-            assert "{}2017_mask_{}_".format(split, kind) in one.mask
+            mask = image_files.read_mask(one.mask)
+            image = image_files.read_image(one.image)
+            assert (mask.width, mask.height) == (image.width, image.height)
+            if isinstance(one.mask, str):
+                assert "{}2017_mask_{}_".format(split, kind) in one.mask
             assert one.uv.shape == (20, 2)
             assert one.valid.sum() >= 4
             x, y, width, height = one.box

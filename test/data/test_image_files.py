@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
+from mtc.coco import pictures
 from mtc.data import image_files
 from mtc.errors import UserError
 from test.data.made import make, noise, sample, scattered, write
@@ -81,12 +82,12 @@ def test_the_size_of_a_jpeg_is_read_from_its_frame_alone(tmp_path):
         path = tmp_path / (name + ".jpg")
         cv2.imwrite(str(path), np.zeros((40, 70, 3), np.uint8), options)
         data = path.read_bytes()
-        assert image_files.jpeg_size(data) == (70, 40)
+        assert pictures.frame(data) == (70, 40, 3)
         thumbnail = b"\xff\xe1\x00\x10Exif\0\0\xff\xc0\x00\x0b\x08\0\x01\0"  # a frame header inside another segment is none
-        assert image_files.jpeg_size(data[:2] + thumbnail + data[2:]) == (70, 40)
-        assert image_files.jpeg_size(data[:2] + b"\xff\xff" + data[2:]) == (70, 40)
+        assert pictures.frame(data[:2] + thumbnail + data[2:]) == (70, 40, 3)
+        assert pictures.frame(data[:2] + b"\xff\xff" + data[2:]) == (70, 40, 3)
     for data in (b"", b"\xff\xd8", b"\x89PNG", b"\xff\xd8\xff\xc0\0\x0b", b"\xff\xd8garbage and more garbage"):
-        assert image_files.jpeg_size(data) is None
+        assert pictures.frame(data) is None
 
 
 def test_a_cache_reads_a_file_once_and_keeps_no_more_than_it_may(tmp_path):

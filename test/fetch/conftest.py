@@ -4,6 +4,8 @@ import hashlib
 import http.server
 import json
 import re
+import socket
+import struct
 import threading
 import zipfile
 
@@ -18,7 +20,12 @@ class Site:
     def __init__(self, url):
         self.url, self.files, self.requests = url, {}, []
         self.answers = []
-        """For the next requests: a status to fail with, ("cut", n) to hang up after n bytes of the body, or "whole" to ignore Range."""
+        """For the next requests: a status to fail with, or (status, Retry-After); ("cut", n), ("reset", n) or ("stall", n) after n bytes of the body;
+        ("range", n) to give the bytes from n on as if they had been asked for; ("total", n) to say that there are n; "whole" to ignore Range."""
+        self.before = lambda path: None
+        """Called before each answer."""
+        self.released = threading.Event()
+        """Set: who stalls hangs up."""
 
 
 @pytest.fixture
@@ -41,6 +48,7 @@ def site():
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield made
+    made.released.set()
     server.shutdown()
     thread.join()
     server.server_close()
@@ -49,12 +57,16 @@ def site():
 def _answer(handler, site):
     asked = handler.headers.get("Range")
     site.requests.append((handler.path, asked))
+    site.before(handler.path)
     order = site.answers.pop(0) if site.answers else None
     data = site.files.get(handler.path.lstrip("/"))
-    if isinstance(order, int) or data is None or (isinstance(data, str)):
-        handler.send_response(order if isinstance(order, int) else 404 if data is None else 302)
+    status, after = order if isinstance(order, tuple) and isinstance(order[0], int) else (order, None)
+    if isinstance(status, int) or data is None or (isinstance(data, str)):
+        handler.send_response(status if isinstance(status, int) else 404 if data is None else 302)
         if isinstance(data, str):
             handler.send_header("Location", data)
+        if after is not None:
+            handler.send_header("Retry-After", after)
         handler.send_header("Content-Length", "0")
         handler.end_headers()
         return
@@ -63,6 +75,8 @@ def _answer(handler, site):
     fresh = handler.headers.get("If-Range", etag) == etag
     if asked and order != "whole" and fresh:
         start = int(re.match(r"bytes=(\d+)-$", asked).group(1))
+        if order and order[0] == "range":
+            start = order[1]
         if start >= len(data):
             handler.send_response(416)
             handler.send_header("Content-Range", "bytes */{}".format(len(data)))
@@ -70,14 +84,24 @@ def _answer(handler, site):
             handler.end_headers()
             return
         handler.send_response(206)
-        handler.send_header("Content-Range", "bytes {}-{}/{}".format(start, len(data) - 1, len(data)))
+        total = order[1] if order and order[0] == "total" else len(data)
+        handler.send_header("Content-Range", "bytes {}-{}/{}".format(start, len(data) - 1, total))
     else:
         handler.send_response(200)
     handler.send_header("ETag", etag)
     handler.send_header("Content-Length", str(len(data) - start))
     handler.end_headers()
     body = data[start:]
-    handler.wfile.write(body[: order[1]] if isinstance(order, tuple) else body)
+    kind, count = order if isinstance(order, tuple) else ("", len(body))
+    handler.wfile.write(body[:count] if kind in ("cut", "reset", "stall") else body)
+    if kind == "reset":  # not a polite end of the connection
+        handler.wfile.flush()
+        site.released.wait(0.3)  # what the client has not read by then is lost
+        handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        handler.connection.close()
+    if kind == "stall":
+        handler.wfile.flush()
+        site.released.wait(20)
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,9 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
+import threading
 
 import pytest
 
@@ -123,6 +126,7 @@ def test_a_folder_that_lost_a_file_is_unpacked_again(coco_site, configure, tmp_p
 @pytest.mark.parametrize("moment", ["before the folder appears", "after the folder appeared"])
 def test_after_a_crash_while_unpacking_the_folder_is_made_again(coco_site, configure, tmp_path, monkeypatch, moment):
     config, extract = configure(coco_site.url), dataset.extract.extract
+    config.fetch.parallel = 1
 
     def crash(archive, target, members):
         if moment == "after the folder appeared":
@@ -135,7 +139,78 @@ def test_after_a_crash_while_unpacking_the_folder_is_made_again(coco_site, confi
             dataset.fetch(config)
     dataset.fetch(config)
     assert tree(tmp_path / "root") == WHOLE
+    assert {path for path, _ in coco_site.requests} == {"/" + path for path in COCO_MEMBERS}
+    assert coco_site.requests.count(("/zips/train2017.zip", None)) == 1
+
+
+def test_several_archives_come_at_once(coco_site, configure, tmp_path):
+    arrived, together = [], threading.Barrier(3)
+
+    def wait_for_the_others(path):
+        together.wait(20)
+        arrived.append(path)
+
+    coco_site.before = wait_for_the_others
+    dataset.fetch(configure(coco_site.url))
+    assert len(arrived) == 3
+    assert tree(tmp_path / "root") == WHOLE
+
+
+def test_one_archive_that_cannot_be_had_ends_all(coco_site, configure, tmp_path):
+    del coco_site.files["zips/val2017.zip"]
+    with pytest.raises(UserError, match="val2017.zip answers 404"):
+        dataset.fetch(configure(coco_site.url))
+    assert not [thread for thread in threading.enumerate() if "ThreadPool" in thread.name]
+
+
+def test_archives_are_deleted_where_nobody_wants_to_keep_them(coco_site, archives, configure, tmp_path):
+    config = configure(coco_site.url)
+    config.fetch.keep_archives = False
+    dataset.fetch(config)
+    dataset.fetch(config)
+    assert tree(tmp_path / "root") == WHOLE
+    assert not [path for path in (tmp_path / "root" / "archives").rglob("*") if path.is_file()]
     assert len(coco_site.requests) == 3
+    config = configure(archives)
+    config.data.root, config.fetch.keep_archives = str(tmp_path / "other"), False
+    dataset.fetch(config)
+    assert (archives / "zips" / "train2017.zip").is_file()
+
+
+def test_two_fetches_share_one_download(coco_site, configure, tmp_path):
+    code = "import sys; from mtc import config; from mtc.fetch import dataset; c = config.load('coco_body'); "
+    config = configure(coco_site.url)
+    code += "c.data.root, c.fetch.source, c.fetch.manifest = sys.argv[1:]; dataset.fetch(c)"
+    command = [sys.executable, "-c", code, config.data.root, config.fetch.source, config.fetch.manifest]
+    both = [subprocess.Popen(command) for _ in range(2)]
+    assert [one.wait() for one in both] == [0, 0]
+    assert len(coco_site.requests) == 3
+    assert tree(tmp_path / "root") == WHOLE
+
+
+def test_too_small_a_disk_is_said_before_anything_is_asked_for(coco_site, configure, monkeypatch):
+    monkeypatch.setattr(dataset.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
+    with pytest.raises(UserError, match="root needs .* for the archives and what is in them, its disk has 1000 B free"):
+        dataset.fetch(configure(coco_site.url))
+    assert coco_site.requests == []
+
+
+@pytest.mark.parametrize(("manifest_is", "source", "asked"), [("mine", "down", True), ("official", "mine", False)])
+def test_the_mirrors_of_a_manifest_belong_to_its_source(coco_site, archives, configure, monkeypatch, manifest_is, source, asked):
+    path = archives / "manifest.json"
+    content = json.loads(path.read_text())
+    for entry in content["archives"]:
+        entry["mirrors"] = [coco_site.url + "/" + entry["path"]]
+    path.write_text(json.dumps(content))
+    config = configure(coco_site.url + "/nothing/here")
+    if manifest_is == "official":
+        monkeypatch.setattr(manifest, "OFFICIAL", str(path))
+        config.fetch.manifest = "official"
+        with pytest.raises(UserError, match="answers 404"):
+            dataset.fetch(config)
+    else:
+        dataset.fetch(config)
+    assert ("/zips/val2017.zip" in [path for path, _ in coco_site.requests]) == asked
 
 
 def test_an_extracted_folder_is_linked(extracted, configure, tmp_path):

@@ -1,8 +1,13 @@
 """A downloaded file is the right one, or there is none."""
 
+import email.utils
 import hashlib
+import json
 import logging
 import os
+import re
+import threading
+import time
 
 import pytest
 
@@ -55,10 +60,13 @@ def test_a_verified_file_is_not_hashed_again_until_it_changes(file_site, target,
     assert hashed == [target]
 
 
-def test_a_wrong_hash_is_never_published(file_site, target):
-    with pytest.raises(UserError, match="data.bin: expected .*{}.* found .*{}.*nothing was kept".format("f" * 64, SHA256)):
+def test_a_wrong_hash_is_asked_for_once_more_and_never_published(file_site, target):
+    with pytest.raises(UserError, match=r"data.bin: expected .*{}.* found .*{}.*kept as .*data.bin.bad".format("f" * 64, SHA256)):
         download.fetch(file_site.url + "/data.bin", target, len(DATA), "f" * 64)
-    assert leftovers(target) == []
+    assert file_site.requests == [("/data.bin", None)] * 2
+    assert leftovers(target) == ["data.bin.bad"]
+    assert download.fetch(file_site.url + "/data.bin", target, len(DATA), SHA256).sha256 == SHA256
+    assert leftovers(target) == ["data.bin", "data.bin.ok.json"]
 
 
 def test_a_wrong_size_is_refused_before_the_body_is_read(file_site, target):
@@ -115,6 +123,109 @@ def test_a_server_without_ranges_gives_the_file_from_the_start(file_site, target
     file_site.answers = [("cut", 5000), "whole"]
     download.fetch(file_site.url + "/data.bin", target)
     assert read(target) == DATA
+
+
+@pytest.mark.parametrize(
+    ("orders", "asked"),
+    [
+        ([("reset", 1 << 20)], [None, "bytes=1048576-"]),
+        ([("stall", 1 << 20)], [None, "bytes=1048576-"]),
+        ([("cut", 1 << 20), ("range", 5), ("cut", 1 << 20)], [None, "bytes=1048576-", None, "bytes=1048576-"]),
+        ([("cut", 1 << 20), 416], [None, "bytes=1048576-", None]),
+        ([("cut", 1 << 20), 503, (429, "0"), 408, 425], [None] + ["bytes=1048576-"] * 5),
+        ([("cut", 1 << 20), "whole"], [None, "bytes=1048576-"]),
+    ],
+)
+def test_whatever_the_server_does_the_file_arrives(file_site, target, monkeypatch, orders, asked):
+    monkeypatch.setattr(sources, "READ_SECONDS", 0.5)
+    file_site.answers = list(orders)
+    download.fetch(file_site.url + "/data.bin", target, len(DATA), SHA256)
+    assert read(target) == DATA
+    assert [range for _, range in file_site.requests] == asked
+
+
+def test_a_file_that_became_another_size_is_refused_and_the_bytes_are_kept(file_site, target):
+    file_site.answers = [("cut", 1 << 20), ("total", 5)]
+    with pytest.raises(UserError, match="it has 5 bytes, expected {}".format(len(DATA))):
+        download.fetch(file_site.url + "/data.bin", target, len(DATA), SHA256)
+    assert os.stat(target + ".part").st_size == 1 << 20
+
+
+@pytest.mark.parametrize("form", ["seconds", "date"])
+def test_a_server_says_when_to_come_again(file_site, target, monkeypatch, form):
+    paused = []
+    monkeypatch.setattr(threading.Event, "wait", lambda self, seconds=None: paused.append(seconds))
+    after = "90" if form == "seconds" else email.utils.formatdate(time.time() + 90, usegmt=True)
+    file_site.answers = [(503, after), (429, "100000"), (503, "soon")]
+    download.fetch(file_site.url + "/data.bin", target)
+    paused = [seconds for seconds in paused if seconds is not None]
+    assert 85 < paused[0] <= 90
+    assert paused[1:3] == [download.LONGEST_ASKED_PAUSE, 0]
+
+
+def test_mirrors_are_asked_in_their_order_and_go_on_from_what_is_there(file_site, target):
+    file_site.files["mirror/data.bin"] = DATA
+    file_site.answers = [("cut", 1 << 20)] + [500] * (download.TRIES - 1) + [404]
+    mirrors = [file_site.url + "/gone.bin", file_site.url + "/mirror/data.bin"]
+    download.fetch(file_site.url + "/data.bin", target, len(DATA), SHA256, mirrors=mirrors)
+    assert read(target) == DATA
+    assert file_site.requests[-2:] == [("/gone.bin", "bytes=1048576-"), ("/mirror/data.bin", "bytes=1048576-")]
+
+
+def test_a_mirror_of_other_bytes_is_passed_over(file_site, target):
+    file_site.files["mirror/data.bin"] = b"x" * len(DATA)
+    mirrors = [file_site.url + "/mirror/data.bin", file_site.url + "/data.bin"]
+    download.fetch(file_site.url + "/gone.bin", target, len(DATA), SHA256, mirrors=mirrors)
+    assert read(target) == DATA
+
+
+def test_when_all_sources_fail_the_first_one_is_named_unless_another_may_come_back(file_site, target):
+    with pytest.raises(UserError, match="/a answers 404"):
+        download.fetch(file_site.url + "/a", target, len(DATA), SHA256, mirrors=[file_site.url + "/b"])
+    file_site.answers = [404] + [500] * 100
+    with pytest.raises(TransientError, match="/data.bin answers 500"):
+        download.fetch(file_site.url + "/a", target, len(DATA), SHA256, mirrors=[file_site.url + "/data.bin"])
+
+
+def test_after_a_power_failure_only_what_was_flushed_is_trusted(file_site, target, monkeypatch):
+    monkeypatch.setattr(download, "FLUSH_EVERY", 1 << 20)
+    file_site.answers = [("cut", (2 << 20) + 5)] + [500] * download.TRIES
+    with pytest.raises(TransientError):
+        download.fetch(file_site.url + "/data.bin", target, len(DATA), SHA256)
+    note = json.loads(read(target + ".part.json").decode())
+    assert note["flushed"] == 2 << 20
+    with open(target + ".part", "r+b") as f:  # as a file system may leave it: the right size and zeros
+        f.seek(2 << 20)
+        f.write(bytes(5))
+    monkeypatch.setattr(download, "_boot", lambda: "another start of the machine")
+    file_site.answers, file_site.requests = [], file_site.requests[:0]
+    download.fetch(file_site.url + "/data.bin", target, len(DATA), SHA256)
+    assert read(target) == DATA
+
+
+def test_what_is_there_is_hashed_once_and_not_read_again(file_site, target, monkeypatch):
+    file_site.answers = [("cut", 1 << 20), ("cut", 1 << 20)]
+    hashed = []
+    monkeypatch.setattr(download, "_hash", lambda *arguments: hashed.append(arguments))
+    monkeypatch.setattr(download._Part, "_take_up", lambda part, source: hashed.append(part) or os.makedirs(os.path.dirname(part.path)))
+    assert download.fetch(file_site.url + "/data.bin", target, len(DATA), SHA256).sha256 == SHA256
+    assert len(hashed) == 1
+
+
+def test_a_transfer_that_is_told_to_stop_keeps_what_it_has(file_site, target):
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(download.Abandoned):
+        download.fetch(file_site.url + "/data.bin", target, len(DATA), SHA256, stop=stop)
+    assert not os.path.exists(target)
+    assert download.fetch(file_site.url + "/data.bin", target, len(DATA), SHA256).sha256 == SHA256
+
+
+def test_a_full_disk_is_said_before_a_byte_is_written(file_site, target, monkeypatch):
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
+    with pytest.raises(UserError, match="data.bin.part needs 3.0 MB, the disk has 1000 B free"):
+        download.fetch(file_site.url + "/data.bin", target, len(DATA), SHA256, mirrors=[file_site.url + "/b"])
+    assert len(file_site.requests) == 1
 
 
 def test_a_file_that_changed_between_two_tries_is_not_mixed(file_site, target):
@@ -205,4 +316,4 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(file_site, target, m
     monkeypatch.setattr(logging.getLogger("mtc"), "propagate", True)
     with caplog.at_level(logging.INFO, logger="mtc.fetch"):
         download.fetch(file_site.url + "/data.bin", target)
-    assert "data.bin: 1.0 MB (33 %)" in caplog.text
+    assert re.search(r"data.bin: 1.0 MB \(33 %\), [0-9.]+ [KMG]?B/s, 0:00:0\d left", caplog.text)

@@ -159,6 +159,66 @@ def test_a_missing_archive_and_a_full_disk_are_named(make_zip, target, monkeypat
     assert os.listdir(target) == []
 
 
+MEMBERS = {"train2017/{:012d}.jpg".format(i): os.urandom(1000 + i) for i in range(20)}
+
+
+def interrupt_after(monkeypatch, count):
+    """Let extraction end after so many members, as if the process had been killed."""
+    opened = extract._opened_member
+
+    def member(archive, one):
+        nonlocal count
+        count -= 1
+        if count < 0:
+            raise KeyboardInterrupt
+        return opened(archive, one)
+
+    monkeypatch.setattr(extract, "_opened_member", member)
+
+
+@pytest.mark.parametrize("spoil", ["nothing", "cut", "zeros", "another archive"])
+def test_an_interrupted_extraction_goes_on_and_trusts_only_what_is_right(make_zip, target, monkeypatch, spoil):
+    archive = make_zip("a.zip", MEMBERS)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 10)
+        with pytest.raises(KeyboardInterrupt):
+            extract.extract(archive, target, NAMES)
+    assert not os.path.exists(os.path.join(target, "train2017"))
+    staged = os.path.join(target, "a.zip.extracting", "train2017")
+    assert len(os.listdir(staged)) == 10
+    first = os.path.join(staged, sorted(os.listdir(staged))[0])
+    if spoil == "another archive":
+        archive = make_zip("a.zip", dict(MEMBERS, **{"train2017/more.jpg": b"1"}))
+    elif spoil != "nothing":
+        with open(first, "r+b") as f:
+            f.truncate(5) if spoil == "cut" else f.write(bytes(1000))
+    written, opened = [], extract._opened_member
+    monkeypatch.setattr(extract, "_opened_member", lambda archive, one: written.append(one.name) or opened(archive, one))
+    extract.extract(archive, target, NAMES)
+    assert len(written) == {"nothing": 10, "cut": 11, "zeros": 11, "another archive": 21}[spoil]
+    for name, data in MEMBERS.items():
+        with open(os.path.join(target, name), "rb") as f:
+            assert f.read() == data
+    assert os.listdir(target) == ["train2017"]
+
+
+def test_a_full_disk_in_the_middle_keeps_what_is_there(make_zip, target, monkeypatch):
+    archive = make_zip("a.zip", MEMBERS)
+    copy = extract.shutil.copyfileobj
+
+    def full(source, destination, block):
+        if destination.name.endswith("000005.jpg"):
+            raise OSError(28, "No space left on device", destination.name)
+        copy(source, destination, block)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(extract.shutil, "copyfileobj", full)
+        with pytest.raises(UserError, match="a.zip cannot be unpacked: .*000005.jpg: No space left on device"):
+            extract.extract(archive, target, NAMES)
+    assert extract.extract(archive, target, NAMES) == {"train2017": 20}
+    assert os.listdir(target) == ["train2017"]
+
+
 def make_tar(path, entries, mode="w:gz"):
     with tarfile.open(str(path), mode) as t:
         for info, data in entries:

@@ -99,7 +99,10 @@ def corners(boxes):
 
 
 def _mask_finder(root, split, kind):
-    """Return a function of an image's file name that gives the path of its mask, or None: the reference's names first, then openpose_train's."""
+    """Return a function of an image's file name that gives its mask, or None: run lengths, the reference's names, openpose_train's."""
+    stored = masks.read_store(root, split, kind)
+    if stored is not None:
+        return lambda file_name: stored.get(int(file_name[:12]))
     folder = os.path.join(root, masks.FOLDER)
     older = os.path.join(root, {"miss": masks.FOLDER, "all": "segmentation2017"}[kind], split + "2017")
     here, there = _names(folder) or set(), _names(older) or set()
