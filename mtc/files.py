@@ -8,9 +8,14 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import tempfile
 
 BLOCK = 1 << 20
+
+
+_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")
+"""Names that `atomic_file` gives."""
 
 
 def _umask():
@@ -55,6 +60,15 @@ def atomic_file(path, mode="wb", durable=True):
         raise
     if durable:
         fsync_dir(folder)
+
+
+def remove_leftovers(folder):
+    """Remove the temporary files of `atomic_file` in a folder whose writers were killed; nobody else may be writing there."""
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(folder):
+            if _TEMPORARY.fullmatch(name):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(os.path.join(folder, name))
 
 
 def write_bytes(path, data, durable=True):

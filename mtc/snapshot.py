@@ -27,6 +27,24 @@ def read(prefix, shapes, discard=(), rename=None, adam=True):
 
     shapes: {name: shape} of all global variables here. Errors: UserError lists what is missing, unknown or of another shape.
     """
+    reader, taken, step, discarded = _matched(prefix, shapes, discard, rename, adam)
+    log.info("Discarded %d items", len(discarded))
+    log.info("Initialized %d variables from %s%s.", len(taken), prefix, "" if step is None else " (its global_step is {})".format(step))
+    return {name: np.asarray(reader.get_tensor(source)) for name, source in sorted(taken.items())}
+
+
+def check(prefix, variables, discard=(), rename=None, adam=True):
+    """Return how many variables `read` would take, without reading any.
+
+    variables: [(name, shape)] of the network's weights. Errors: as `read`.
+    """
+    shapes = dict(variables, beta1_power=(), beta2_power=(), global_step=())
+    shapes.update({name + slot: shape for name, shape in variables for slot in _ADAM[:2]})
+    return len(_matched(prefix, shapes, discard, rename, adam)[1])
+
+
+def _matched(prefix, shapes, discard, rename, adam):
+    """Return (reader, {name here: name there}, global_step or None, names that are discarded)."""
     try:
         reader = tf.train.load_checkpoint(prefix)
         found = reader.get_variable_to_shape_map()
@@ -64,9 +82,7 @@ def read(prefix, shapes, discard=(), rename=None, adam=True):
                 prefix, "; ".join(problems)
             )
         )
-    log.info("Discarded %d items", len(discarded))
-    log.info("Initialized %d variables from %s%s.", len(taken), prefix, "" if step is None else " (its global_step is {})".format(step))
-    return {name: np.asarray(reader.get_tensor(source)) for name, source in sorted(taken.items())}
+    return reader, taken, step, discarded
 
 
 def _is_adam(name):

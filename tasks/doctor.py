@@ -17,6 +17,7 @@ from mtc import quiet
 from mtc.errors import UserError
 from mtc.fetch import extract, pretrained
 from mtc.storage import open_storage, split_uri
+from mtc.training import memory
 from mtc.training.ranks import world as worlds
 from tasks import step
 
@@ -24,8 +25,8 @@ log = logging.getLogger("mtc.doctor")
 
 PACKAGES = ("numpy", "cv2", "pycocotools.mask", "boto3", "requests", "yaml", "tqdm", "matplotlib", "jinja2")
 
-COCO_DOWNLOAD, COCO_EXTRACTED, COCO_MASKS = 40 * 10**9, 21 * 10**9, 2 * 10**9
-"""Room for archives and their contents; for the contents alone; for what preprocessing adds."""
+COCO_DOWNLOAD, COCO_EXTRACTED, COCO_ANNOTATIONS, COCO_MASKS = 40 * 10**9, 21 * 10**9, 2 * 10**9, 2 * 10**9
+"""Room for archives and their contents; for the contents alone; for the annotations and their archive; for what preprocessing adds."""
 SYNTHETIC_SAMPLE = 250000
 """Bytes of a synthetic image, generously, in the archive and extracted."""
 PARAMETERS = 54419420
@@ -52,7 +53,9 @@ def run(context):
         checks += (("trial", lambda: _trial(config)),)
     checks += (
         ("run directory", lambda: _writable(context.run_dir, run_dir_bytes(config))),
+        ("memory", lambda: _memory(config)),
         ("data", lambda: _data(config)),
+        ("images", lambda: _images(config)),
         ("snapshot", lambda: _snapshot(config)),
         ("storage", lambda: _storage(context)),
     )
@@ -79,6 +82,11 @@ def data_bytes(config):
     if source == "synthetic":
         made = config.synthetic
         return SYNTHETIC_SAMPLE * (made.train_images + made.val_images + made.samples_3d + made.hands_3d)
+    if config.fetch.images or config.fetch.ids:
+        from mtc.fetch import subset  # with packages that may be missing: another check says so
+
+        count = config.fetch.images or len(subset.read_ids(config.fetch.ids))
+        return COCO_ANNOTATIONS + 2 * count * subset.IMAGE_BYTES
     if _has(root, "train2017", "annotations") or _has(_local(source), "train2017", "annotations"):
         return COCO_MASKS
     return COCO_EXTRACTED + COCO_MASKS if os.path.isdir(_local(source)) else COCO_DOWNLOAD
@@ -97,7 +105,12 @@ def storage_bytes(config):
 def checkpoint_bytes(config):
     """How many bytes a checkpoint has, about: four for each weight, for each of Adam's two moments, and for the moving average if there is one."""
     numbers = 4 if config.train.ema else 3
-    return int(numbers * 4 * PARAMETERS * config.model.width**2 * config.model.stages / 6)
+    return int(numbers * 4 * _parameters(config))
+
+
+def _parameters(config):
+    """How many weights the network has, about."""
+    return PARAMETERS * config.model.width**2 * config.model.stages / 6
 
 
 def _most_checkpoints(config, keep_last, keep_every):
@@ -185,9 +198,27 @@ def arguments(parser):
     parser.add_argument("--device", choices=("cpu", "gpu", "npu"), help="have this device make a few steps, and compare them with the CPU's")
 
 
+def _memory(config):
+    """What a process of the training needs; on a CPU it must be there, the memory of other devices is not known here."""
+    needed, there = memory.estimate(config, _parameters(config)), memory.available()
+    told = "about {} for a process of the training".format(_size(needed))
+    if there is None:
+        return told
+    if config.train.device in ("cpu", "auto") and needed > there:
+        advice = "lower train.batch_size, or set train.micro_batch or train.recompute=stages"
+        raise UserError("the training needs {}, this machine has {} free: {}".format(told, _size(there), advice))
+    return "{}, {} free".format(told, _size(there))
+
+
 def _data(config):
     missing = data_bytes(config)
     return "{}: {}".format(config.data.root, _writable(config.data.root, missing))
+
+
+def _images(config):
+    from mtc.data import inspection  # with packages that may be missing: another check says so
+
+    return inspection.inspect(config.data.root, config.data.max_bad_fraction, config.compat.mask)
 
 
 def _snapshot(config):

@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 
+from mtc import quiet
 from mtc.fetch import dataset, manifest, pretrained, subset
 from mtc.storage import split_uri
 from tasks import step
@@ -56,6 +57,8 @@ def _fetch_coco(context):
 def _snapshot_inputs(context):
     snapshot = context.config.snapshot
     inputs = {"uri": _absolute(snapshot.uri), "sha256": snapshot.sha256, "folder": os.path.abspath(SNAPSHOTS)}
+    inputs["network"] = dataclasses.asdict(context.config.model)
+    inputs["rules"] = [snapshot.discard, snapshot.rename, snapshot.adam]
     if snapshot.uri == "auto":  # what it means follows from what is in the folder
         inputs["checkpoints"] = sorted(
             os.path.join(folder, name) for folder, _, names in os.walk(SNAPSHOTS) for name in names if name.endswith(".index")
@@ -69,8 +72,19 @@ def _fetch_snapshot(context):
     if prefix is None:
         log.info("snapshot: none: training starts from initial weights")
         return step.Result([], {"snapshot": "none: training starts from initial weights"})
-    log.info("snapshot: %s", prefix)
+    log.info("snapshot: %s: %d variables of this network", prefix, _check_snapshot(context.config, prefix))
     return step.Result(pretrained.checkpoint_files(prefix), {"snapshot": prefix})
+
+
+def _check_snapshot(config, prefix):
+    """Return how many variables a training would take from a checkpoint. Errors: UserError where it is none, or of another network."""
+    quiet.import_tensorflow()
+    from mtc import snapshot
+    from mtc.nets import cpm
+    from mtc.skeleton import SKELETONS
+
+    layers = cpm.plan(SKELETONS[config.model.kind], config.model.stages, config.model.width)
+    return snapshot.check(prefix, cpm.variables(layers), config.snapshot.discard, config.snapshot.rename, config.snapshot.adam)
 
 
 def _absolute(source):

@@ -64,6 +64,8 @@ def run(context):
             os.unlink(path)
     if context.arguments.shard:
         return _run_shard(context, started)
+    for folder in (root, os.path.join(root, masks.FOLDER)):
+        files.remove_leftovers(folder)
     figures, outputs, ids = {}, [], {}
     for split, source in _sources(context).items():
         figures[split], ids[split] = _write(context, split, source)

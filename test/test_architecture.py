@@ -7,7 +7,8 @@ import pytest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 FLOORS = {
-    "errors": 0, "quiet": 0, "lock": 0, "files": 0, "step_ranges": 0, "sections": 0, "config": 0, "skeleton": 0, "geometry": 0, "upsample": 0,
+    "errors": 0, "quiet": 0, "lock": 0, "files": 0, "parallel": 0, "step_ranges": 0,
+    "sections": 0, "config": 0, "skeleton": 0, "geometry": 0, "upsample": 0,
     "coco": 1, "devices": 1, "nets": 1, "snapshot": 1, "targets": 2, "losses": 2, "data": 2, "storage": 2, "fetch": 2,
     "training": 3, "evaluation": 2, "report": 4,
 }  # fmt: skip

@@ -19,6 +19,8 @@ from mtc.errors import UserError
 from mtc.nets import cpm
 from mtc.skeleton import BODY
 
+pytestmark = pytest.mark.once
+
 TINY = ["model.crop=64", "model.width=0.05", "model.stages=2", "train.device=cpu"]
 
 

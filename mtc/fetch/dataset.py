@@ -42,6 +42,8 @@ def fetch(config, again=False):
     """
     started, root = time.time(), config.data.root
     with locked(root):
+        for folder in [root] + [path for path, _, _ in os.walk(os.path.join(root, "archives"))]:
+            files.remove_leftovers(folder)
         record = _read_record(root)
         if again:
             _withdraw(root, record, record["archives"])

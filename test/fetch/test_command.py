@@ -3,6 +3,7 @@
 import json
 import signal
 
+import numpy as np
 import pytest
 
 from tasks import fetch
@@ -128,15 +129,63 @@ def test_without_a_snapshot_the_step_says_so(folder, capsys):
     assert "none: training starts from initial weights" in capsys.readouterr().err
 
 
-def test_a_snapshot_that_was_put_in_place_later_is_noticed(folder):
-    assert run("snapshot") == 0
-    (folder / "snapshots").mkdir()
-    (folder / "snapshots" / "model-7.index").write_bytes(b"index")
-    (folder / "snapshots" / "model-7.data-00000-of-00001").write_bytes(b"data")
-    assert run("snapshot") == 0
+def write_checkpoint(prefix, stages=1, without=(), **more):
+    """Write a TensorFlow checkpoint of a tiny network of the body."""
+    from mtc.nets import cpm
+    from mtc.skeleton import BODY
+    from mtc.training import bundle
+
+    values = cpm.initial_values(cpm.plan(BODY, stages, 0.02), 0)
+    writer = bundle.BundleWriter()
+    writer.write(str(prefix), {name: value for name, value in dict(values, **more).items() if name not in without})
+    writer.close()
+
+
+TINY = {"model__stages": 1, "model__width": 0.02}
+
+
+def test_a_snapshot_that_was_put_in_place_later_is_noticed(folder, capsys):
+    assert run("snapshot", **TINY) == 0
+    write_checkpoint(folder / "snapshots" / "model-7")
+    assert run("snapshot", **TINY) == 0
     done = record(folder, "fetch_snapshot")
     assert done["figures"] == {"snapshot": "snapshots/model-7"}
     assert [output["path"].rpartition("/")[2] for output in done["outputs"]] == ["model-7.index", "model-7.data-00000-of-00001"]
+    assert "snapshots/model-7: 44 variables of this network" in capsys.readouterr().err
+
+
+def test_what_is_no_checkpoint_or_of_another_network_is_not_accepted(folder, capsys):
+    (folder / "snapshots").mkdir()
+    (folder / "snapshots" / "model-7.index").write_bytes(b"index")
+    (folder / "snapshots" / "model-7.data-00000-of-00001").write_bytes(b"data")
+    assert run("snapshot", **TINY) == 2
+    assert "snapshots/model-7 is not a TensorFlow checkpoint that can be read" in capsys.readouterr().err
+    write_checkpoint(folder / "snapshots" / "model-7")
+    assert run("snapshot", model__stages=2, model__width=0.02) == 2
+    assert "does not fit this network (missing: CPM/Mconv1_stage2_L1/biases" in capsys.readouterr().err
+    assert run("snapshot", model__stages=1, model__width=0.04) == 2
+    assert "of another shape: CPM/conv1_1/biases" in capsys.readouterr().err
+    write_checkpoint(folder / "snapshots" / "model-7", without=("CPM/conv1_1/weights",), other=np.zeros(3, np.float32))
+    assert run("snapshot", **TINY) == 2
+    said = capsys.readouterr().err
+    assert "missing: CPM/conv1_1/weights; not in this network: other" in said
+    write_checkpoint(folder / "snapshots" / "model-7", other=np.zeros(3, np.float32))
+    assert run("snapshot", snapshot__discard="other", **TINY) == 0
+
+
+@pytest.mark.parametrize("form", ["folder", "zip", "url"])
+def test_a_snapshot_comes_from_anywhere(folder, site, make_zip, form):
+    write_checkpoint(folder / "made" / "model-9")
+    members = {path.name: path.read_bytes() for path in (folder / "made").iterdir()}
+    uri = str(folder / "made")
+    if form != "folder":
+        uri = make_zip("snapshot.zip", members)
+    if form == "url":
+        with open(uri, "rb") as f:
+            site.files["snapshot.zip"] = f.read()
+        uri = site.url + "/snapshot.zip"
+    assert run("snapshot", snapshot__uri=uri, **TINY) == 0
+    assert record(folder, "fetch_snapshot")["figures"]["snapshot"].endswith("/model-9")
 
 
 def test_a_snapshot_that_is_not_there_ends_with_2(folder, capsys):

@@ -18,6 +18,8 @@ from test.npu.conftest import DOUBLE, clean_environment
 from test.npu.placement import falls
 from test.training.test_training import assert_same_variables, metrics
 
+pytestmark = pytest.mark.once
+
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 NPU = (
     "train.device=npu", "npu.chip=910", "train.precision=mixed_fp16", "model.stages=1", "model.crop=32", "train.batch_size=4", "train.steps=4",

@@ -13,6 +13,8 @@ from mtc.storage.retention import superfluous
 from mtc.storage.uploader import Uploader, claim_prefix, remote_names
 from test.storage.holders import lease
 
+pytestmark = pytest.mark.once
+
 
 class Free:
     """A lease that is never lost."""

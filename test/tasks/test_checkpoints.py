@@ -24,6 +24,8 @@ from tasks import step
 from test.storage.holders import holder, lease
 from test.storage.test_storage import leave_unfinished
 
+pytestmark = pytest.mark.once
+
 UID = "0123456789abcdef"
 DATA = ".data-00000-of-00001"
 

@@ -14,6 +14,8 @@ from tasks import control as command
 from tasks import train
 from test.training.test_training import assert_same_variables, metrics
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture
 def ask_during(monkeypatch, tmp_path):

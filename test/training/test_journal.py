@@ -15,6 +15,8 @@ from mtc.losses import Losses
 from mtc.training import events, journal
 from mtc.training.journal import Journal, log_to_file
 
+pytestmark = pytest.mark.once
+
 
 def done(number, loss=0.5, **others):
     """Return a stand-in for `mtc.training.steps.Done`."""

@@ -8,6 +8,8 @@ import pytest
 
 from test import leaks
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture
 def server(tmp_path):
