@@ -123,3 +123,16 @@ def test_a_mask_is_0_and_255_whatever_it_counts_with(tmp_path, depth):
     assert raster.pixels.dtype == np.uint8
     assert np.argwhere(raster.pixels == 255).tolist() == [[2, 3], [4, 5]]
     assert (raster.pixels == 0).sum() == 52
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "L"])
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_cmyk_and_grey_jpegs_become_colours(tmp_path, mode, k):
+    image = pytest.importorskip("PIL.Image")
+    rgb = np.zeros((120, 160, 3), np.uint8)
+    rgb[:, :80, 0], rgb[:, 80:, 2], rgb[60:, :, 1] = 200, 150, 90
+    image.fromarray(rgb).convert(mode).save(str(tmp_path / "a.jpg"), quality=95)
+    found = image_files.read_image(str(tmp_path / "a.jpg"), k).pixels
+    expected = np.array(image.fromarray(rgb).convert(mode).convert("RGB"))[..., ::-1]
+    for y, x in ((8, 8), (100, 8), (8, 150), (100, 150)):
+        assert np.abs(found[y // k, x // k].astype(int) - expected[y, x]).max() <= 3
