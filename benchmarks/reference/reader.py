@@ -4,6 +4,9 @@ A sample's dictionary holds what its training consumes: the crop, its mask, heat
 and whether labels are 3D. The crop is that of `compat.crop=legacy`.
 """
 
+import os
+
+import cv2
 import numpy as np
 import tensorflow.compat.v1 as tf
 
@@ -31,12 +34,23 @@ def write_records(samples, path):
                 "body_valid": np.asarray(sample.valid, bool).tobytes(),
                 "other_bbox": others.tobytes(),
                 "img_dirs": sample.image.encode("utf-8"),
-                "mask_dirs": sample.mask.encode("utf-8"),
+                "mask_dirs": _mask_file(sample.mask, path + ".masks").encode("utf-8"),
             }
             features = {name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value])) for name, value in features.items()}
             writer.write(tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString())
             written += 1
     return written
+
+
+def _mask_file(mask, folder):
+    """Return the path of a mask's PNG; one that is kept as run lengths gets a file in `folder`, for the reference knows nothing else."""
+    if isinstance(mask, str):
+        return mask
+    os.makedirs(folder, exist_ok=True)
+    path = os.path.join(folder, "{:012d}.png".format(mask.image_id))
+    if not os.path.exists(path):
+        cv2.imwrite(path, mask.pixels(), [cv2.IMWRITE_PNG_BILEVEL, 1])
+    return path
 
 
 def iterator(path, config, skeleton):
