@@ -27,6 +27,8 @@ FOLDER = "mask2017"
 _NAME = re.compile(r"(train|val)2017_mask_(miss|all)_([0-9]{12})\.png$")
 _PNG = [cv2.IMWRITE_PNG_BILEVEL, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_DEFAULT]
 """One bit a pixel, as the reference's masks: read as 0 and 255 like eight, in a third of the time."""
+_REGIONS = {"miss": ("ignored", True), "all": ("all", False)}
+"""{kind: (its key in `regions`, whether the pixels outside of the region are those that count)}."""
 
 
 class Region(NamedTuple):
@@ -47,10 +49,7 @@ class Region(NamedTuple):
 
     def pixels(self):
         """Return the (height, width) uint8 of 0 and 255. Errors: ValueError where the run lengths cannot be read."""
-        if not self.counts:
-            return np.full((self.height, self.width), 255 if self.outside else 0, np.uint8)
-        made = drawn(self.height, self.width, self.counts).T
-        return cv2.transpose(cv2.compare(made, 0, cv2.CMP_EQ if self.outside else cv2.CMP_NE))
+        return _pixels(self.height, self.width, self.counts, self.outside)
 
 
 def store_path(root, split):
@@ -84,7 +83,7 @@ def writing(path, split):
 def read_store(root, split, kind):
     """Return {image id: `Region`} of a split's run lengths, or None where there is no such file. Errors: UserError where it is damaged."""
     path, found = store_path(root, split), {}
-    key, outside = {"miss": ("ignored", True), "all": ("all", False)}[kind]
+    key, outside = _REGIONS[kind]
     try:
         with open(path, "rb") as f:
             if f.readline() != _header(split):
@@ -145,20 +144,10 @@ def regions(image):
     return {"all": _merged(people + crowd), "ignored": _merged(ignored)}
 
 
-def drawn(height, width, counts):
-    """Return the (height, width) uint8 of 0 and 1 of a region, column by column in memory, as pycocotools draws it."""
-    if not counts:
-        return np.zeros((height, width), np.uint8, order="F")
-    return coco_mask.decode({"size": [height, width], "counts": counts})
-
-
 def rasterise(image):
     """Return {kind: (height, width) uint8 of 0 and 255} of an `ImageAnnotations`."""
     found = regions(image)
-    return {
-        "miss": (1 - drawn(image.height, image.width, found["ignored"])) * np.uint8(255),
-        "all": drawn(image.height, image.width, found["all"]) * np.uint8(255),
-    }
+    return {kind: _pixels(image.height, image.width, found[key], outside) for kind, (key, outside) in _REGIONS.items()}
 
 
 def write_image(folder, split, image):
@@ -177,6 +166,14 @@ def write_image(folder, split, image):
         files.write_bytes(path, png.tobytes(), durable=False)
         verbs.append("written")
     return verbs
+
+
+def _pixels(height, width, counts, outside):
+    """Return the (height, width) uint8 of a region: 255 inside and 0 outside, or the other way round; row by row in memory."""
+    if not counts:
+        return np.full((height, width), 255 if outside else 0, np.uint8)
+    columns = coco_mask.decode({"size": [height, width], "counts": counts}).T
+    return cv2.transpose(cv2.compare(columns, 0, cv2.CMP_EQ if outside else cv2.CMP_NE))
 
 
 def _outlines(image, people):
