@@ -1,8 +1,8 @@
 """Brings the data set and the pretrained snapshot to this machine: verified, whole or not at all, safely extracted.
 
 `manifest` says which archives there are and what they must be, `sources` opens a URL or path, `download` brings and checks one file, `extract`
-unpacks one archive, `dataset` does all that COCO needs, `pretrained` the snapshot. Here is what they share: the report of progress, and the lock
-that keeps two fetches out of one folder.
+unpacks one archive, `dataset` does all that COCO needs, `subset` the same image by image, `pretrained` the snapshot. Here is what they share: the
+report of progress, and the lock that keeps two fetches out of one folder.
 """
 
 import contextlib
