@@ -23,7 +23,7 @@ def test_a_machine_that_is_ready_passes_every_time_anew(tmp_path):
     for _ in range(2):
         code, output, record = doctor(tmp_path / "run", data__root=tmp_path / "data", storage__uri=tmp_path / "storage", train__device="cpu")
         assert code == 0, output
-        assert output.count("  ok  ") == len(record["figures"]["checks"]) == 8
+        assert output.count("  ok  ") == len(record["figures"]["checks"]) == 10
         assert "nothing to do" not in output
 
 
