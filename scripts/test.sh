@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Runs all test suites and ends with one line that sums them up; `make test`. Arguments go to pytest.
 #
-# test/ without test/dag and test/deploy runs on the first training environment, and without the tests marked `once` on the second; test/dag (about
-# Airflow) runs in .venv, and after it test/deploy (on PostgreSQL, Redis and the like) in .venv-deploy. The three lanes run side by side: those about
-# TensorFlow keep a core busy, Airflow's waits most of the time. Counts come from pytest's own JUnit files; a suite that leaves none (a crash of the
-# interpreter) counts as one failure.
+# Three lanes run side by side: test/ without test/dag and test/deploy on the first training environment; the same without the tests marked `once` on
+# the second, and then test/deploy (on PostgreSQL, Redis and the like) in .venv-deploy; test/dag (about Airflow) in .venv. More at once than that, and
+# tests of two cores run out of their time. Counts come from pytest's own JUnit files; a suite that leaves none (a crash of the interpreter) counts as
+# one failure.
 set -uo pipefail
 cd -- "$MTC_HOME" || exit 1
 source scripts/interpreters.sh
@@ -80,17 +80,17 @@ else
     skipped=1
     summary="  skipped: test/deploy, about several machines: there is no $(servers_missing || echo .venv-deploy) here"$'\n'
 fi
-{
-    beside airflow "$MTC_HOME/.venv/bin/python" test/dag "$@"
-    [ -z "$deploy" ] || beside deploy "$MTC_HOME/.venv-deploy/bin/python" test/deploy "$@"
-} &
+beside airflow "$MTC_HOME/.venv/bin/python" test/dag "$@" &
 second=
 export MTC_CRASH_CYCLES=50 # of the test suites together
 if [ -f .venv-train2/.mtc-tests ]; then
     second="training on $(versions_of .venv-train2)"
-    MTC_CRASH_CYCLES=30 beside second "$MTC_HOME/.venv-train2/bin/python" test --ignore=test/dag --ignore=test/deploy -m "not once" "$@" &
-    MTC_CRASH_CYCLES=20
 fi
+{
+    [ -z "$second" ] || MTC_CRASH_CYCLES=30 beside second "$MTC_HOME/.venv-train2/bin/python" test --ignore=test/dag --ignore=test/deploy -m "not once" "$@"
+    [ -z "$deploy" ] || beside deploy "$MTC_HOME/.venv-deploy/bin/python" test/deploy "$@"
+} &
+[ -z "$second" ] || MTC_CRASH_CYCLES=20
 printf '\n--- %s (beside it: %s%s%s)\n' "$first" "$airflow" "${deploy:+; $deploy}" "${second:+; $second}"
 suite first "$MTC_PYTHON" test --ignore=test/dag --ignore=test/deploy "$@"
 tally first "$first"
