@@ -15,6 +15,8 @@ from playwright.sync_api import expect, sync_playwright
 from test.dag.conftest import HOME, REAL_PYTHON, wait_for
 from test.dag.local_airflow import running
 
+pytestmark = pytest.mark.timeout(900)  # what is waited for has limits of its own
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or "/usr/bin/chromium"
 QUIET = (
     "--no-sandbox",

@@ -11,6 +11,8 @@ import pytest
 from test.dag.conftest import HOME, wait_for
 from test.dag.local_airflow import running
 
+pytestmark = pytest.mark.timeout(900)  # what is waited for has limits of its own
+
 AWAY_SECONDS = int(os.environ.get("MTC_AWAY_SECONDS", "45"))
 """How long the API server is away: with Airflow's own settings a training would be killed after 28 s."""
 

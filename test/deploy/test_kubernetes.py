@@ -15,6 +15,8 @@ from test.dag.conftest import ROOT, steps, wait_for  # noqa: F401 - a fixture  #
 from test.dag.test_step_operator import Store, execute, in_background
 from test.deploy.kube import Cluster
 
+pytestmark = pytest.mark.timeout(900)  # what is waited for has limits of its own
+
 TEMPLATES = sorted((ROOT / "deploy" / "kubernetes").glob("pod-*.yaml"))
 DEVICES = {"pod-ascend.yaml": "huawei.com/Ascend910", "pod-nvidia.yaml": "nvidia.com/gpu"}
 
