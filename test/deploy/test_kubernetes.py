@@ -105,7 +105,7 @@ def test_every_step_that_computes_has_its_pod(cluster):
     bag = DagBag(dag_folder=str(ROOT / "dags"))
     assert bag.import_errors == {}
     pods = {task.task_id for task in bag.dags["mtc_train"].tasks if task.task_type == "PodStepOperator"}
-    assert pods == {"validate", "train", "evaluate", "report"}
+    assert pods == {"validate", "train", "train_with", "evaluate", "report"}
     assert [task.task_type for task in bag.dags["mtc_evaluate"].tasks] == ["PodStepOperator"]
 
 
