@@ -32,7 +32,7 @@ def airflow(postgres):
 @pytest.fixture(scope="module")
 def training(airflow):
     """A run that trains until it is asked to end."""
-    airflow.start_training(RUN, f"storage.uri={airflow.home / 'storage'}", "train.snapshot_every=100")
+    airflow.start_training(RUN, f"storage.uri={airflow.home / 'storage'}", "storage.keep_last=3", "train.snapshot_every=100")
     return airflow
 
 
