@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Runs all test suites and ends with one line that sums them up; `make test`. Arguments go to pytest.
 #
-# Three lanes run side by side: test/ without test/dag and test/deploy on the first training environment; the same without the tests marked `once` on
-# the second, and then test/deploy (on PostgreSQL, Redis and the like) in .venv-deploy; test/dag (about Airflow) in .venv. More at once than that, and
-# tests of two cores run out of their time. Counts come from pytest's own JUnit files; a suite that leaves none (a crash of the interpreter) counts as
-# one failure.
+# Three lanes run side by side: test/ without test/dag and test/deploy on each of two training environments (what is slow and marked `first` or `last` on
+# one of them only), and in the third test/dag (about Airflow) in .venv, then test/deploy (on PostgreSQL, Redis and the like) in .venv-deploy. More at
+# once than that, and tests on two cores run out of their time. Counts come from pytest's own JUnit files; a suite that leaves none (a crash of the
+# interpreter) counts as one failure.
 set -uo pipefail
 cd -- "$MTC_HOME" || exit 1
 source scripts/interpreters.sh
@@ -80,19 +80,19 @@ else
     skipped=1
     summary="  skipped: test/deploy, about several machines: there is no $(servers_missing || echo .venv-deploy) here"$'\n'
 fi
-beside airflow "$MTC_HOME/.venv/bin/python" test/dag "$@" &
-second=
+{
+    beside airflow "$MTC_HOME/.venv/bin/python" test/dag "$@"
+    [ -z "$deploy" ] || beside deploy "$MTC_HOME/.venv-deploy/bin/python" test/deploy "$@"
+} &
+second= here=()
 export MTC_CRASH_CYCLES=50 # of the test suites together
 if [ -f .venv-train2/.mtc-tests ]; then
     second="training on $(versions_of .venv-train2)"
+    MTC_CRASH_CYCLES=30 beside second "$MTC_HOME/.venv-train2/bin/python" test --ignore=test/dag --ignore=test/deploy -m "not first" "$@" &
+    MTC_CRASH_CYCLES=20 here=(-m "not last")
 fi
-{
-    [ -z "$second" ] || MTC_CRASH_CYCLES=30 beside second "$MTC_HOME/.venv-train2/bin/python" test --ignore=test/dag --ignore=test/deploy -m "not once" "$@"
-    [ -z "$deploy" ] || beside deploy "$MTC_HOME/.venv-deploy/bin/python" test/deploy "$@"
-} &
-[ -z "$second" ] || MTC_CRASH_CYCLES=20
 printf '\n--- %s (beside it: %s%s%s)\n' "$first" "$airflow" "${deploy:+; $deploy}" "${second:+; $second}"
-suite first "$MTC_PYTHON" test --ignore=test/dag --ignore=test/deploy "$@"
+suite first "$MTC_PYTHON" test --ignore=test/dag --ignore=test/deploy "${here[@]}" "$@"
 tally first "$first"
 wait
 for name in ${second:+second} airflow ${deploy:+deploy}; do

@@ -19,7 +19,7 @@ from mtc.errors import UserError
 from mtc.nets import cpm
 from mtc.skeleton import BODY
 
-pytestmark = pytest.mark.once
+pytestmark = pytest.mark.last
 
 TINY = ["model.crop=64", "model.width=0.05", "model.stages=2", "train.device=cpu"]
 

@@ -14,7 +14,7 @@ from benchmarks import scaling, scaling_model, scaling_network, scaling_page, sc
 from benchmarks.scaling_model import Case, Cost, Fit, Layer
 from mtc.errors import UserError
 
-pytestmark = pytest.mark.once
+pytestmark = pytest.mark.first
 
 LAYERS = [Layer("a", 40_000, 400, 3e9), Layer("b", 4_000_000, 4_000, 2e9), Layer("c", 1_000_000, 100, 1e9)]
 FREE = Fit(message=0.0, trips=0.0, wire=0.0, byte=0.0, in_flight=1, overlap=1.0)

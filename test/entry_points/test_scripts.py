@@ -19,7 +19,7 @@ HOME = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 TINY = ("model.width=0.02", "model.stages=1", "model.crop=32", "train.threads=1", "train.device=cpu", "data.workers=2")
 BLANK = TINY + ("snapshot.uri=none",)
 SNAPSHOT = "Final_qual_domeCOCO_chest_noPAF2D"
-pytestmark = [pytest.mark.once, pytest.mark.timeout(900)]  # each starts TensorFlow, some several times
+pytestmark = [pytest.mark.first, pytest.mark.timeout(900)]  # each starts TensorFlow, some several times
 CASE = "monoculartotalcapture_ID0866_for_Tensorflow_bs1_{}_{}"
 
 

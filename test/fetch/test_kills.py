@@ -5,7 +5,7 @@ import pytest
 from benchmarks import kills
 
 
-@pytest.mark.once
+@pytest.mark.last
 @pytest.mark.timeout(600)
 def test_thirty_kills_leave_no_trace(tmp_path):
     figures = kills.run(str(tmp_path), 30, 7)

@@ -12,7 +12,7 @@ import pytest
 from mtc.training.ranks.link import free_port
 from test.npu.conftest import DOUBLE, clean_environment
 
-pytestmark = [pytest.mark.once, pytest.mark.timeout(600)]  # each starts TensorFlow twice
+pytestmark = [pytest.mark.first, pytest.mark.timeout(600)]  # each starts TensorFlow twice
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 SCENARIO = os.path.join(ROOT, "test", "npu", "scenarios", "two_ranks.py")
 

@@ -18,7 +18,7 @@ from test.npu.conftest import DOUBLE, clean_environment
 from test.npu.placement import falls
 from test.training.test_training import assert_same_variables, metrics
 
-pytestmark = pytest.mark.once
+pytestmark = pytest.mark.first
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 NPU = (

@@ -129,7 +129,7 @@ def test_ranks_equal_one_process_and_themselves_and_hand_on_to_another_number(tr
     assert "rank 0 has ended: there was nothing to train" in printed
 
 
-@pytest.mark.once
+@pytest.mark.first
 @pytest.mark.parametrize("dies", [0, 1])
 def test_when_a_rank_is_killed_all_end_and_the_same_command_goes_on(launch, tmp_path, dies):
     process = launch(2, "train.steps=100000", "train.snapshot_every=3")
@@ -150,7 +150,7 @@ def test_when_a_rank_is_killed_all_end_and_the_same_command_goes_on(launch, tmp_
         assert code == 0, printed
 
 
-@pytest.mark.once
+@pytest.mark.first
 @pytest.mark.parametrize("who", ["launcher", "rank 1", "launcher, killed"])
 def test_a_signal_to_any_saves_and_ends_all(launch, tmp_path, who):
     process = launch(2, "train.steps=100000", "train.snapshot_every=100000")
@@ -167,7 +167,7 @@ def test_a_signal_to_any_saves_and_ends_all(launch, tmp_path, who):
     assert record["status"] == "stopped"
 
 
-@pytest.mark.once
+@pytest.mark.first
 def test_a_sample_that_another_rank_cannot_read_is_replaced_counted_or_ends_all(small, small_data, launch, tmp_path):
     data = tmp_path / "data"
     subprocess.run(["cp", "-r", small_data, str(data)], check=True)
@@ -185,7 +185,7 @@ def test_a_sample_that_another_rank_cannot_read_is_replaced_counted_or_ends_all(
     assert images[0].name in printed
 
 
-@pytest.mark.once
+@pytest.mark.first
 def test_ranks_that_want_different_things_do_not_start(small, tmp_path):
     environ = dict(os.environ, WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
     made = []
@@ -198,7 +198,7 @@ def test_ranks_that_want_different_things_do_not_start(small, tmp_path):
         assert "train.seed is 2, not 1" in printed
 
 
-@pytest.mark.once
+@pytest.mark.first
 def test_a_batch_that_cannot_be_divided_is_refused_at_once(small):
     command = [sys.executable, "-m", "tasks.launch", "--ranks", "3", "--"] + small(*MIX)
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=PATIENCE, check=False)

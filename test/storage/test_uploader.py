@@ -13,7 +13,7 @@ from mtc.storage.retention import superfluous
 from mtc.storage.uploader import Uploader, claim_prefix, remote_names
 from test.storage.holders import lease
 
-pytestmark = pytest.mark.once
+pytestmark = pytest.mark.last
 
 
 class Free:

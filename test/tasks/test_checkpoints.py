@@ -24,7 +24,7 @@ from tasks import step
 from test.storage.holders import holder, lease
 from test.storage.test_storage import leave_unfinished
 
-pytestmark = pytest.mark.once
+pytestmark = pytest.mark.last
 
 UID = "0123456789abcdef"
 DATA = ".data-00000-of-00001"

@@ -14,7 +14,7 @@ from tasks import control as command
 from tasks import train
 from test.training.test_training import assert_same_variables, metrics
 
-pytestmark = pytest.mark.once
+pytestmark = pytest.mark.first
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from tasks import train
 from test.graph_cache import cached
 from test.training.test_training import assert_same_variables, metrics
 
-pytestmark = pytest.mark.once
+pytestmark = pytest.mark.first
 
 _FRAGILE = cached(getattr(graph.build, "__wrapped__", graph.build))
 """Graphs that the fixture `poisoned` has built: apart from all others."""

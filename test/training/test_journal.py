@@ -15,7 +15,7 @@ from mtc.losses import Losses
 from mtc.training import events, journal
 from mtc.training.journal import Journal, log_to_file
 
-pytestmark = pytest.mark.once
+pytestmark = pytest.mark.first
 
 
 def done(number, loss=0.5, **others):

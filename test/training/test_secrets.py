@@ -8,7 +8,7 @@ import pytest
 
 from test import leaks
 
-pytestmark = pytest.mark.once
+pytestmark = pytest.mark.last
 
 
 @pytest.fixture
