@@ -8,7 +8,6 @@ until the kills are used up. The server checks that nobody asks for a byte that 
 
 import argparse
 import collections
-import hashlib
 import http.server
 import json
 import os
@@ -25,6 +24,7 @@ import zipfile
 
 from benchmarks import coco
 from benchmarks.child import ROOT
+from mtc import files
 
 BYTES_PER_SECOND = 6e6
 SHARE = 1 / 80
@@ -49,10 +49,7 @@ def main(argv=None):
         figures = run(folder, options.kills, options.seed, lambda text: print(text, file=sys.stderr, flush=True))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    out = os.path.join(ROOT, "benchmarks", "out", "kills.json")
-    os.makedirs(os.path.dirname(out), exist_ok=True)
-    with open(out, "w", encoding="utf-8") as f:
-        json.dump(figures, f, indent=2, sort_keys=True)
+    files.write_json(os.path.join(ROOT, "benchmarks", "out", "kills.json"), figures)
     print(json.dumps(figures, indent=2, sort_keys=True))
     return 0
 
@@ -101,10 +98,8 @@ def make_site(folder):
                         data = f.read()
                     padding = bytes(rng.getrandbits(8) for _ in range(PADDING)) if member.endswith(".jpg") else b""
                     archive.writestr(name + "/" + member, data + padding)
-        with open(target, "rb") as f:
-            data = f.read()
         members = r"annotations/[a-z_]+_(train|val)2017\.json" if "annotations" in names else names[0] + r"/\d{12}\.jpg"
-        entries.append({"path": path, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "members": members})
+        entries.append({"path": path, "bytes": os.stat(target).st_size, "sha256": files.sha256(target), "members": members})
     shutil.rmtree(raw)
     with open(os.path.join(folder, "manifest.json"), "w", encoding="utf-8") as f:
         json.dump({"v": 1, "archives": entries}, f)
@@ -234,14 +229,13 @@ class Life:
 def contents(root):
     """Return {path: SHA-256} of all that training reads, and of all that should not be there: what is left over makes a difference too."""
     found = {}
-    for folder, names, files in os.walk(root):
+    for folder, names, contents_of in os.walk(root):
         names[:] = [name for name in names if name not in (".steps", "archives")]
-        for name in files:
+        for name in contents_of:
             if name in (".fetch.lock", "fetched.json"):
                 continue
             path = os.path.join(folder, name)
-            with open(path, "rb") as f:
-                found[os.path.relpath(path, root)] = hashlib.sha256(f.read()).hexdigest()
+            found[os.path.relpath(path, root)] = files.sha256(path)
     return found
 
 

@@ -16,8 +16,9 @@ import sys
 import tempfile
 import time
 
-from benchmarks import coco
+from benchmarks import coco, results
 from benchmarks.child import ROOT
+from mtc import files
 
 MOST_SECONDS, MOST_MB = 180.0, 1500.0
 PART = 1 / 16
@@ -37,10 +38,7 @@ def main(argv=None):
         figures = measure(folder, options.share, options.workers)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    out = os.path.join(ROOT, "benchmarks", "out", "preprocess.json")
-    os.makedirs(os.path.dirname(out), exist_ok=True)
-    with open(out, "w", encoding="utf-8") as f:
-        json.dump(figures, f, indent=2, sort_keys=True)
+    files.write_json(os.path.join(ROOT, "benchmarks", "out", "preprocess.json"), figures)
     for key, value in sorted(figures.items()):
         print("{:36} {}".format(key, value))
     good = figures["seconds_full_train2017"] <= MOST_SECONDS and figures["peak_rss_mb"] <= MOST_MB
@@ -55,7 +53,7 @@ def measure(folder, share, workers):
     coco.write(whole, "val", share / 24, 1, 10**6)
     coco.write(part, "train", share * PART)
     coco.write(part, "val", share * PART / 24, 1, 10**6)
-    figures = {"cores": len(os.sched_getaffinity(0)), "python": sys.version.split()[0]}
+    figures = {"cores": results.cores(), "python": sys.version.split()[0]}
     figures.update({"annotations_" + key: value for key, value in made.items()})
     for store in ("png", "rle"):
         tell("preparing the whole, masks as " + store)

@@ -18,6 +18,7 @@ import tempfile
 import time
 
 from benchmarks.child import ROOT
+from mtc import files
 
 MOST, MOST_OF_A_STOP = 0.05, 5.0
 DATA = ("synthetic.train_images=8", "synthetic.val_images=1", "synthetic.samples_3d=0", "synthetic.hands_3d=0")
@@ -41,9 +42,7 @@ def main(argv=None):
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     out = os.path.join(ROOT, "benchmarks", "out", "stall-tf{}.json".format(figures["tensorflow"].partition(".")[0]))
-    os.makedirs(os.path.dirname(out), exist_ok=True)
-    with open(out, "w", encoding="utf-8") as f:
-        json.dump(figures, f, indent=2, sort_keys=True)
+    files.write_json(out, figures)
     for key, value in figures.items():
         print("{:32} {}".format(key, value))
     return 0 if figures["stall_beyond_copy_of_a_step"] <= MOST and figures["stop_to_saved_seconds"] <= MOST_OF_A_STOP else 1

@@ -198,9 +198,8 @@ def _write(context, split, source):
     made = {verb: source.counts[verb] for verb in ("written", "kept")} if not rle else {"written": 2 * len(ids), "kept": 0}
     log.info("preprocess: %s: %d people of %d images accepted", path, people, source.images)
     log.info("preprocess: %s masks: %d written, %d kept", split, made["written"], made["kept"])
-    findings = source.findings.summary()
-    for reason, finding in findings.items():
-        log.warning("preprocess: %s: %d x %s (%s)", split, finding["count"], reason, "; ".join(finding["first"]))
+    for line in source.findings.lines():
+        log.warning("preprocess: %s: %s", split, line)
     return {
         "images": source.images,
         "people": source.counts["people"],
@@ -208,7 +207,7 @@ def _write(context, split, source):
         "rejected": rejected,
         "masks": made,
         "bad": bad,
-        "findings": findings,
+        "findings": source.findings.summary(),
     }, ids
 
 
@@ -218,12 +217,9 @@ def _check_damage(context, split, source):
     for name, kinds, total in (("annotations", ("annotation",), source.annotations), ("images", ("image", "image file"), source.images)):
         bad[name] = sum(kind in kinds for kind, _ in source.findings.damaged)
         if bad[name] > allowed(fraction, total):
-            listed = "; ".join(
-                "{} x {} ({})".format(finding["count"], reason, ", ".join(finding["first"])) for reason, finding in source.findings.summary().items()
-            )
             text = "{}: something is wrong with {} of {} {}, data.max_bad_fraction={:g} allows {}: {}; repair them or raise data.max_bad_fraction"
             path = _annotation_file(context.config.data.root, split)
-            raise UserError(text.format(path, bad[name], total, name, fraction, allowed(fraction, total), listed))
+            raise UserError(text.format(path, bad[name], total, name, fraction, allowed(fraction, total), "; ".join(source.findings.lines())))
     return bad
 
 

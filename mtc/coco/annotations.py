@@ -73,7 +73,7 @@ class Findings:
     def __init__(self):
         self._found = {}
         self.damaged = set()
-        """Places of annotations and images that are damaged: ("annotation", index in the file), ("image", id)."""
+        """Places that are damaged: ("annotation" or "image", its index in the file), ("image file", its number in `Index.images`)."""
 
     def damage(self, reason, place, what):
         """Note that something was left out. place: what it belongs to, which counts once however much of it is wrong."""
@@ -95,6 +95,10 @@ class Findings:
     def summary(self):
         """Return {reason: {"count": number of cases, "first": descriptions of the first three}}, the same for any division of the work."""
         return {reason: {"count": count, "first": [what for _, _, what in first]} for reason, (count, first) in sorted(self._found.items())}
+
+    def lines(self):
+        """Return the summary as texts: "2 x reason (example; example)"."""
+        return ["{} x {} ({})".format(found["count"], reason, "; ".join(found["first"])) for reason, found in self.summary().items()]
 
     def to_json(self):
         """Return what `from_json` makes equal findings of."""
@@ -130,15 +134,13 @@ class Index:
     def image(self, f, number, findings):
         """Return the `ImageAnnotations` with its people. f: the open file; number: in `images`; findings: `Findings` to note what is wrong in."""
         image = self.images[number]
-        people = []
-        for index, start, length in self._places[image.id]:
-            annotation = document.load(f, int(start), int(length))
-            people.append(_person(annotation, image, int(index), findings))
+        indices = self._places[image.id][:, 0].tolist()
+        people = (_person(annotation, image, index, findings) for index, annotation in zip(indices, self.parsed(f, number)))
         return image._replace(people=tuple(people))
 
     def parsed(self, f, number):
         """Return the annotations of an image as they are in the file."""
-        return [document.load(f, int(start), int(length)) for _, start, length in self._places[self.images[number].id]]
+        return [document.load(f, start, length) for _, start, length in self._places[self.images[number].id].tolist()]
 
 
 class Annotations(NamedTuple):
@@ -164,7 +166,7 @@ def index(path):
 
     Errors: UserError names the file and what to do, where it cannot be read, has no lists of images and annotations, or nobody in it.
     """
-    images, places, findings, ids, count, strangers = {}, defaultdict(list), Findings(), set(), 0, []
+    images, places, findings, ids, count, strangers = {}, defaultdict(list), Findings(), set(), 0, 0
     for element in document.elements(path, ("images", "annotations")):
         if element.key == "images":
             image = _image(element, findings)
@@ -176,13 +178,12 @@ def index(path):
         count += 1
         fault = _misplaced(element.value, ids)
         if fault:
-            place = ("annotation", element.index)
-            getattr(findings, "remark" if fault == _NO_PERSON else "damage")(fault, place, _named(element.value, element.index))
+            note = findings.remark if fault == _NO_PERSON else findings.damage
+            note(fault, ("annotation", element.index), _named(element.value, element.index))
             continue
-        if "keypoints" not in element.value:
-            strangers.append(element.index)
+        strangers += "keypoints" not in element.value
         places[element.value["image_id"]].append((element.index, element.start, element.length))
-    if count and len(strangers) == count:
+    if count and strangers == count:
         raise UserError("{}: no annotation has 'keypoints': use person_keypoints_*.json, not instances_*.json".format(path))
     for image_id in [image_id for image_id in places if image_id not in images]:
         for number, _, _ in places.pop(image_id):

@@ -4,6 +4,9 @@ from typing import NamedTuple, Optional
 
 _HEAD = 8192
 """Bytes that are read first: the frame's header lies in them unless an embedded thumbnail or colour profile comes before it."""
+TAIL = 4096
+"""Bytes at the end of a JPEG in which its end mark must be: some cameras and tools append a few."""
+
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """Markers of JPEG segments that begin with the image's size (ITU T.81, table B.1)."""
 
@@ -37,3 +40,12 @@ def read_frame(path) -> Optional[Frame]:
         data = f.read(_HEAD)
         found = frame(data)
         return frame(data + f.read()) if found is None and len(data) == _HEAD else found
+
+
+def is_whole(data):
+    """Whether the bytes of a JPEG or PNG reach to its end mark; True for other formats."""
+    if data[:2] == b"\xff\xd8":
+        return b"\xff\xd9" in data[-TAIL:]
+    if data[:4] == b"\x89PNG":
+        return b"IEND" in data[-64:]
+    return bool(data)

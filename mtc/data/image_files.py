@@ -15,9 +15,6 @@ from mtc.coco import pictures
 from mtc.coco.masks import Region
 from mtc.errors import UserError
 
-TAIL = 4096
-"""Bytes at the end of a JPEG in which its end mark must be: some cameras and tools append a few."""
-
 _REDUCED = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 
 
@@ -111,7 +108,7 @@ def _read(path, what, remedy):
             data = f.read()
     except OSError as error:
         raise UserError("{} {} cannot be read: {}; {}".format(what, path, error.strerror or error, remedy)) from None
-    if not _is_whole(data):
+    if not pictures.is_whole(data):
         raise UserError("{} {} is truncated after {} bytes: {}".format(what, path, len(data), remedy))
     return data
 
@@ -124,12 +121,3 @@ def _decode(data, flags, path, what, remedy):
     if pixels is None:
         raise UserError("{} {} is no image that OpenCV can decode: {}".format(what, path, remedy))
     return pixels
-
-
-def _is_whole(data):
-    """Whether the bytes of a JPEG or PNG reach to its end mark; True for other formats."""
-    if data[:2] == b"\xff\xd8":
-        return b"\xff\xd9" in data[-TAIL:]
-    if data[:4] == b"\x89PNG":
-        return b"IEND" in data[-64:]
-    return bool(data)

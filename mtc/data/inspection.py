@@ -66,12 +66,17 @@ def _split(root, split, index, official, max_bad_fraction, faults):
     if official and (pictures, len(index.images)) != PUBLISHED[split]:
         text = "{} has {} images and {} with people in its annotations, COCO 2017 has {} and {}: {}"
         faults.append(text.format(folder, pictures, len(index.images), *PUBLISHED[split], remedy))
-    missing = [image.file_name for image in index.images if image.file_name not in there]
-    empty = [image.file_name for image in index.images if image.file_name in there and there[image.file_name].stat().st_size == 0]
+    missing, empty, sane = [], [], []
+    for image in index.images:
+        if image.file_name not in there:
+            missing.append(image.file_name)
+        elif not there[image.file_name].stat().st_size:
+            empty.append(image.file_name)
+        else:
+            sane.append(image)
     for what, names in (("are missing", missing), ("are empty", empty)):
         if len(names) > allowed(max_bad_fraction, len(index.images)):
             faults.append("{} images with people {} in {} ({}): {}".format(len(names), what, folder, _named(names), remedy))
-    sane = [image for image in index.images if image.file_name in there and image.file_name not in set(empty)]
     looked_at, bad = sane[:: max(1, len(sane) // LOOKED_AT)], []
     for image in looked_at:
         try:
@@ -88,11 +93,10 @@ def _split(root, split, index, official, max_bad_fraction, faults):
         step = max(1, len(index.images) // LOOKED_AT)
         for number in range(0, len(index.images), step):
             index.image(f, number, findings)
-    for reason, finding in findings.summary().items():
-        log.warning("%s: %d x %s (%s)", index.path, finding["count"], reason, "; ".join(finding["first"]))
+    for line in findings.lines():
+        log.warning("%s: %s", index.path, line)
     if len(findings.damaged) > allowed(max_bad_fraction, index.annotations):
-        listed = "; ".join("{} x {} ({})".format(f["count"], reason, ", ".join(f["first"])) for reason, f in findings.summary().items())
-        faults.append("{}: {}: fetch the annotations again, or raise data.max_bad_fraction".format(index.path, listed))
+        faults.append("{}: {}: fetch the annotations again, or raise data.max_bad_fraction".format(index.path, "; ".join(findings.lines())))
     return "{}2017: {} images, {} with people ({} opened)".format(split, pictures, len(index.images), len(looked_at))
 
 

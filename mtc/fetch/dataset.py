@@ -139,8 +139,7 @@ def _bring(config, root, record):
 
 def _download(config, root, record, archives, done):
     """Bring archives from a server, several at once, and unpack each as soon as it is here; note them in `done`."""
-    urls = {archive.path: config.fetch.source.rstrip("/") + "/" + archive.path for archive in archives}
-    wanted = [archive for archive in archives if not _is_unpacked(record, archive, root, archive.sha256, urls[archive.path])]
+    wanted = [archive for archive in archives if not _is_unpacked(record, archive, root, archive.sha256, _url(config, archive))]
     for archive in archives:
         if archive not in wanted:
             entry = record["archives"][archive.path]
@@ -148,19 +147,15 @@ def _download(config, root, record, archives, done):
     if wanted:
         _forget_synthetic(root)
         _check_room(root, wanted)
-    own_mirrors = config.fetch.manifest != "official" or config.fetch.source == Fetch.source
     stop = threading.Event()
     with ThreadPoolExecutor(config.fetch.parallel) as pool:
         waiting = {}
         try:
             for archive in wanted:
-                mirrors = archive.mirrors if own_mirrors else ()
-                options = {"endpoint": config.storage.endpoint, "region": config.storage.region, "mirrors": mirrors, "stop": stop}
-                arriving = pool.submit(download.fetch, urls[archive.path], _target(root, archive), archive.bytes, archive.sha256, **options)
-                waiting[arriving] = archive
+                waiting[pool.submit(_fetch_archive, config, root, archive, stop)] = archive
             for arrived in as_completed(waiting):
                 archive, found = waiting[arrived], arrived.result()
-                _unpack(found.path, archive, found.sha256, urls[archive.path], root, record, done)
+                _unpack(found.path, archive, found.sha256, _url(config, archive), root, record, done)
                 done[archive.path] = found.sha256, found.bytes
                 if not config.fetch.keep_archives:
                     _delete(found.path)
@@ -171,6 +166,17 @@ def _download(config, root, record, archives, done):
     if not config.fetch.keep_archives:  # those of an earlier run
         for archive in archives:
             _delete(_target(root, archive))
+
+
+def _url(config, archive):
+    return config.fetch.source.rstrip("/") + "/" + archive.path
+
+
+def _fetch_archive(config, root, archive, stop=None):
+    """Bring an archive of a server; the official manifest's mirrors stand for the official source alone. Returns it as `download.Verified`."""
+    mirrors = archive.mirrors if config.fetch.manifest != "official" or config.fetch.source == Fetch.source else ()
+    options = {"endpoint": config.storage.endpoint, "region": config.storage.region, "mirrors": mirrors, "stop": stop}
+    return download.fetch(_url(config, archive), _target(root, archive), archive.bytes, archive.sha256, **options)
 
 
 def _delete(archive):
@@ -196,9 +202,7 @@ def _bring_subset(config, root, record, folder):
             raise UserError("fetch.source={} lacks {}: put it there".format(source, archive.path))
         found = download.verify(path, archive.bytes, archive.sha256, record=_target(root, archive) + ".ok.json", source=path)
     else:
-        mirrors = archive.mirrors if config.fetch.manifest != "official" or source == Fetch.source else ()
-        url, options = source.rstrip("/") + "/" + archive.path, {"endpoint": config.storage.endpoint, "region": config.storage.region}
-        found = download.fetch(url, _target(root, archive), archive.bytes, archive.sha256, mirrors=mirrors, **options)
+        found = _fetch_archive(config, root, archive)
     ids = sorted(subset.read_ids(config.fetch.ids)) if config.fetch.ids else []
     wanted = {"annotations": found.sha256, "images": config.fetch.images, "ids": ids}
     entry = record["archives"].get(SUBSET)

@@ -20,7 +20,7 @@ from mtc.coco import annotations, document, pictures, records
 from mtc.errors import UserError
 from mtc.fetch import NoRoom, download, extract, progress, size_text
 from mtc.fetch.sources import open_source
-from mtc.storage import backoff
+from mtc.storage import TransientError, backoff
 
 log = logging.getLogger("mtc.fetch")
 
@@ -31,7 +31,6 @@ PATIENCE = 300.0
 IMAGE_BYTES = 170000
 """An image of COCO on average, generously."""
 
-_TAIL = 4096
 _LISTED = 5
 
 
@@ -113,11 +112,11 @@ def write_annotations(indexed, numbers, folder):
 
 
 def bring(source, pictures_wanted, folder, have, endpoint="", region=""):
-    """Bring images below `folder`, those that are there or below `have` excepted; return the bytes that were asked for.
+    """Bring images below `folder`, those that are there or below `have` excepted.
 
     Errors: UserError names the image; TransientError where the source does not answer for `PATIENCE` seconds.
     """
-    asked, lock, failed = [0], threading.Lock(), threading.Event()
+    failed = threading.Event()
 
     def one(picture):
         target, earlier = os.path.join(folder, picture.name), os.path.join(have, picture.name)
@@ -128,8 +127,6 @@ def bring(source, pictures_wanted, folder, have, endpoint="", region=""):
             return 0
         data = _read(source.rstrip("/") + "/" + picture.name, picture, endpoint, region)
         files.write_bytes(target, data, durable=False)
-        with lock:
-            asked[0] += len(data)
         return len(data)
 
     for name in sorted({os.path.dirname(picture.name) for picture in pictures_wanted}):
@@ -145,7 +142,6 @@ def bring(source, pictures_wanted, folder, have, endpoint="", region=""):
         finally:
             failed.set()
     os.sync()
-    return asked[0]
 
 
 def archive_members(archive_path, folder, members, splits):
@@ -159,7 +155,7 @@ def _read(url, picture, endpoint, region):
         with open_source(url, endpoint=endpoint, region=region) as stream:
             data = b"".join(stream.blocks)
         if stream.total is not None and len(data) < stream.total:
-            raise download.TransientError("{}: the connection ended after {} of {} bytes".format(url, len(data), stream.total))
+            raise TransientError("{}: the connection ended after {} of {} bytes".format(url, len(data), stream.total))
         return data
 
     data = backoff.patiently(attempt, url, PATIENCE, first=download.FIRST_PAUSE)
@@ -182,4 +178,4 @@ def _is_whole(path, picture):
 
 def _fits(data, picture):
     frame = pictures.frame(data)
-    return frame is not None and (frame.width, frame.height) == (picture.width, picture.height) and b"\xff\xd9" in data[-_TAIL:]
+    return frame is not None and (frame.width, frame.height) == (picture.width, picture.height) and pictures.is_whole(data)

@@ -51,11 +51,16 @@ def truncate_an_image(root):
         f.truncate(1000)
 
 
-def swap_the_images_of_two_sizes(root):
+def change(root, key, **fields):
+    """Change the first image or annotation of the file."""
     with open(annotations(root)) as f:
         content = json.load(f)
-    content["images"][0]["width"] = 99
+    content[key][0].update(fields)
     people.write(annotations(root), content)
+
+
+def annotate_another_size(root):
+    change(root, "images", width=99)
 
 
 def lose_the_folder(root):
@@ -68,10 +73,7 @@ def cut_the_annotations(root):
 
 
 def spoil_the_annotations(root):
-    with open(annotations(root)) as f:
-        content = json.load(f)
-    content["annotations"][0]["bbox"] = [1]
-    people.write(annotations(root), content)
+    change(root, "annotations", bbox=[1])
 
 
 def cut_the_masks(root):
@@ -92,7 +94,7 @@ def take_other_records(root):
         (lose_an_image, "1 images with people are missing in .*train2017 .000000000005.jpg.: bring them back .python -m tasks.fetch coco --force."),
         (empty_an_image, "1 images with people are empty in .*000000000005.jpg"),
         (truncate_an_image, "1 of 3 images of .*train2017 that were opened cannot be used .*000000000005.jpg is truncated"),
-        (swap_the_images_of_two_sizes, "has 160 x 120 pixels, annotated 99 x 120"),
+        (annotate_another_size, "has 160 x 120 pixels, annotated 99 x 120"),
         (lose_the_folder, "train2017 cannot be read: No such file or directory; fetch it"),
         (cut_the_annotations, "train2017.json is not valid JSON"),
         (spoil_the_annotations, "1 x person whose labels cannot be used.*: fetch the annotations again, or raise data.max_bad_fraction"),
