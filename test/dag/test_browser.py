@@ -40,7 +40,7 @@ targets: {{sigma: 4.0, limb_width: 3.0}}
 snapshot: {{uri: none}}
 fetch: {{source: synthetic}}
 storage: {{uri: {folder}/storage}}
-train: {{steps: 100000, batch_size: {batch}, lr: [1.0e-3], lr_steps: [], snapshot_every: 50, log_every: 10}}
+train: {{steps: 100000, batch_size: {batch}, threads: 1, lr: [1.0e-3], lr_steps: [], snapshot_every: 50, log_every: 10}}
 evaluation: {{samples: 6}}
 previews: {{every: 50}}
 report: {{samples: 12, pictures: 2}}
@@ -86,22 +86,22 @@ def chromium():
 @contextlib.contextmanager
 def window(chromium, airflow, user="admin", width=1280, height=900, theme="light"):
     """A browser window in which a person has logged in; complaints of the page are failures."""
-    context = chromium.new_context(viewport={"width": width, "height": height}, base_url=f"http://127.0.0.1:{airflow.port}")
-    context.add_init_script(f"try {{ localStorage.setItem('theme', '{theme}') }} catch {{}}")
-    page = context.new_page()
-    complaints = []
-    page.on("console", lambda message: complaints.append(message.text) if "Content Security Policy" in message.text else None)
-    own = f"http://127.0.0.1:{airflow.port}"
-    page.on("requestfailed", lambda request: None if request.url.startswith((own, f"blob:{own}")) else complaints.append(request.url))
-    page.set_default_timeout(WAIT)
-    page.goto("/dags/mtc_train")
-    page.fill("input[name=username]", user)
-    page.fill("input[type=password]", "secret")
-    page.get_by_role("button", name="Sign in").click()
-    page.wait_for_url("**/dags/mtc_train")
-    yield page
-    assert complaints == []
-    context.close()
+    address = f"http://127.0.0.1:{airflow.port}"
+    context = chromium.new_context(viewport={"width": width, "height": height}, base_url=address)
+    with contextlib.closing(context):  # a page that is left open goes on drawing, and slows down all tests after it
+        context.add_init_script(f"try {{ localStorage.setItem('theme', '{theme}') }} catch {{}}")
+        page = context.new_page()
+        complaints = []
+        page.on("console", lambda message: complaints.append(message.text) if "Content Security Policy" in message.text else None)
+        page.on("requestfailed", lambda request: None if request.url.startswith((address, f"blob:{address}")) else complaints.append(request.url))
+        page.set_default_timeout(WAIT)
+        page.goto("/dags/mtc_train")
+        page.fill("input[name=username]", user)
+        page.fill("input[type=password]", "secret")
+        page.get_by_role("button", name="Sign in").click()
+        page.wait_for_url("**/dags/mtc_train")
+        yield page
+        assert complaints == []
 
 
 def picture(page, name, **options):
