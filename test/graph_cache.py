@@ -21,7 +21,7 @@ def cached(build):
         values["evaluation"] = bool(values["evaluation"]["samples"])
         for section in ("name", "augment", "synthetic", "snapshot", "checkpoint", "dump", "storage", "fetch", "report"):
             del values[section]
-        network = cpm.forward.__module__, cpm.forward.__qualname__  # of a test, perhaps
+        network = cpm.forward.__module__, cpm.forward.__qualname__, cpm.FRONT, cpm.FIRST_STAGE, cpm.LATER_STAGES  # of a test, perhaps
         key = files.digest([values, network, device.kind if device else "cpu", device.rounds_to if device else None])
         if key not in made:
             made[key] = build(config, skeleton, device)

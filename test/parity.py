@@ -102,8 +102,9 @@ def check_net(path):
     skeleton = _skeleton(joints=z["heat"].shape[-1] - 1)
     with tf.Graph().as_default(), _session() as session:
         maps, _ = cpm.build(tf.constant(z["image"]), skeleton, stages=len(z["heat"]))
-        for variable in tf.trainable_variables():
-            variable.load(_named_weights(variable.op.name, variable.shape.as_list()), session)
+        initial = {v: v.initial_value for v in tf.trainable_variables()}
+        feed = {value: _named_weights(v.op.name, v.shape.as_list()) for v, value in initial.items()}
+        session.run([v.initializer for v in initial], feed)
         heat, pof = session.run([maps.heat, maps.pof])
     return [_relative("heat", np.stack(heat), z["heat"], 1e-4), _relative("pof", np.stack(pof), z["pof"], 1e-4)]
 

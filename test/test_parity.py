@@ -33,6 +33,7 @@ def test_a_changed_number_is_a_mismatch(tmp_path, capsys, name, key, change):
     assert "FAIL  {}.npz".format(name) in capsys.readouterr().out
 
 
+@pytest.mark.last
 @with_golden
 def test_a_changed_loss_is_a_mismatch(tmp_path, capsys):
     for name in os.listdir(GOLDEN):

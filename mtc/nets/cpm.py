@@ -37,13 +37,19 @@ class Maps(NamedTuple):
     """(B, S/8, S/8, 3 L) float32, limb k in channels 3k (x), 3k + 1 (y), 3k + 2 (z)."""
 
 
-_FRONT = (
-    ("conv1_1", "conv1_2"),
-    ("conv2_1", "conv2_2"),
-    ("conv3_1", "conv3_2", "conv3_3", "conv3_4"),
-    ("conv4_1", "conv4_2", "conv4_3_CPM", "conv4_4_CPM"),
+FRONT = (
+    (("conv1_1", 64), ("conv1_2", 64)),
+    (("conv2_1", 128), ("conv2_2", 128)),
+    (("conv3_1", 256), ("conv3_2", 256), ("conv3_3", 256), ("conv3_4", 256)),
+    (("conv4_1", 512), ("conv4_2", 512), ("conv4_3_CPM", 256), ("conv4_4_CPM", 128)),
 )
-"""Blocks of the front end; a pooling layer follows each but the last."""
+"""Blocks of the front end, ((layer, channels), …), kernels of 3; a pooling layer follows each block but the last."""
+
+FIRST_STAGE = ((1, 3, 128), (2, 3, 128), (3, 3, 128), (4, 1, 512), (5, 1, None))
+"""(Number of the layer, kernel, channels; None: those of the answer) of either branch."""
+
+LATER_STAGES = ((1, 7, 128), (2, 7, 128), (3, 7, 128), (4, 7, 128), (5, 7, 128), (6, 1, 128), (7, 1, None))
+"""The same of every stage after the first."""
 
 
 def normalise(image):
@@ -65,45 +71,42 @@ def plan(skeleton, stages=6, width=1.0):
     """Return the list of `Layer`s in creation order."""
     layers = []
 
-    def chain(inputs, names, kernel, channels):
-        for name in names:
-            layers.append(Layer(name, kernel, inputs, channels))
-            inputs = channels
-        return inputs
+    def add(name, kernel, inputs, outputs):
+        layers.append(Layer(name, kernel, inputs, outputs))
+        return outputs
 
     def hidden(channels):
         return max(1, int(round(channels * width)))
 
     x = 3
-    for block, channels in zip(_FRONT, (64, 128, 256, 512)):
-        x = chain(x, [name for name in block if not name.endswith("_CPM")], 3, hidden(channels))
-    x = chain(x, ["conv4_3_CPM"], 3, hidden(256))
-    features = chain(x, ["conv4_4_CPM"], 3, hidden(128))
+    for name, channels in [layer for block in FRONT for layer in block]:
+        x = add(name, 3, x, hidden(channels))
+    features = x
     answers = {"L1": skeleton.pof_channels, "L2": skeleton.heat_channels}
     for branch in _BRANCHES:
-        names = _first_stage(branch)
-        x = chain(features, names[:3], 3, hidden(128))
-        x = chain(x, names[3:4], 1, hidden(512))
-        chain(x, names[4:], 1, answers[branch])
-    seen = sum(answers.values()) + features
+        x = features
+        for name, (_, kernel, channels) in zip(_stage(1, branch), FIRST_STAGE):
+            x = add(name, kernel, x, hidden(channels) if channels else answers[branch])
     for stage in range(2, stages + 1):
-        for i, name in enumerate(_stage(stage, "L1")[:-1]):
+        seen = dict.fromkeys(_BRANCHES, sum(answers.values()) + features)
+        for i, (_, kernel, channels) in enumerate(LATER_STAGES):  # the branches take turns
             for branch in _BRANCHES:
-                chain(seen if i == 0 else hidden(128), [name.replace("L1", branch)], 7 if i < 5 else 1, hidden(128))
-        for branch in _BRANCHES:
-            chain(hidden(128), _stage(stage, branch)[-1:], 1, answers[branch])
+                seen[branch] = add(_stage(stage, branch)[i], kernel, seen[branch], hidden(channels) if channels else answers[branch])
     return layers
 
 
-def create(layers):
-    """Create the variables of layers. Returns {layer's name: (weights, biases)}. Their values come from `initial_values` or a checkpoint."""
+def create(layers, initializer=None):
+    """Create the variables of layers. Returns {layer's name: (weights, biases)}. Their values come from `initial_values` or a checkpoint.
+
+    initializer: TensorFlow's function of a shape that makes a tensor, for all of them.
+    """
     made = {}
     with tf.variable_scope(SCOPE):
         for layer in layers:
             with tf.variable_scope(layer.name):
                 shape = [layer.kernel, layer.kernel, layer.inputs, layer.outputs]
-                weights = tf.get_variable("weights", shape, tf.float32, tf.zeros_initializer())
-                biases = tf.get_variable("biases", [layer.outputs], tf.float32, tf.constant_initializer(_BIAS))
+                weights = tf.get_variable("weights", shape, tf.float32, initializer or tf.zeros_initializer())
+                biases = tf.get_variable("biases", [layer.outputs], tf.float32, initializer or tf.constant_initializer(_BIAS))
             made[layer.name] = weights, biases
     return made
 
@@ -133,11 +136,11 @@ def forward(image, weights, stages, convolve=convolution.convolve, recompute=Fal
         return recomputation.recomputed(chain, inputs, of_layer, samples_at_once) if recompute else chain(inputs, of_layer)
 
     x = image
-    for block, names in enumerate(_FRONT):
-        last = block + 1 == len(_FRONT)
-        x = run(names, [x], pool="" if last else "pool{}".format(block + 1), samples_at_once=0 if last else 1)
+    for block, of_block in enumerate(FRONT):
+        last = block + 1 == len(FRONT)
+        x = run([name for name, _ in of_block], [x], pool="" if last else "pool{}".format(block + 1), samples_at_once=0 if last else 1)
     features = x
-    pof, heat = ([run(_first_stage(branch), [features], linear_end=True)] for branch in _BRANCHES)
+    pof, heat = ([run(_stage(1, branch), [features], linear_end=True)] for branch in _BRANCHES)
     for stage in range(2, stages + 1):
         answers = [run(_stage(stage, branch), [pof[-1], heat[-1], features], linear_end=True) for branch in _BRANCHES]
         pof.append(answers[0])
@@ -175,17 +178,16 @@ def training_flop(layers, crop, pof_is_dead=False):
     pof_is_dead: nothing asks for the POF of the last stage, so its layers are not computed.
     """
     stages = 1 + sum(layer.name.startswith("Mconv7") for layer in layers) // len(_BRANCHES)
-    unused = (_stage(stages, "L1") if stages > 1 else _first_stage("L1")) if pof_is_dead else []
+    unused = _stage(stages, "L1") if pof_is_dead else []
     live = [layer for layer in layers if layer.name not in unused]
     return 3 * forward_flop(live, crop) - _flop(layers[0], crop)
 
 
-def _first_stage(branch):
-    return ["conv5_{}_CPM_{}".format(i, branch) for i in (1, 2, 3, 4, 5)]
-
-
 def _stage(stage, branch):
-    return ["Mconv{}_stage{}_{}".format(i, stage, branch) for i in (1, 2, 3, 4, 5, 6, 7)]
+    """Names of a branch's layers in a stage, from 1."""
+    if stage == 1:
+        return ["conv5_{}_CPM_{}".format(number, branch) for number, _, _ in FIRST_STAGE]
+    return ["Mconv{}_stage{}_{}".format(number, stage, branch) for number, _, _ in LATER_STAGES]
 
 
 def _glorot(layer):

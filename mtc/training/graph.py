@@ -16,7 +16,7 @@ from mtc import losses
 from mtc.devices import Device
 from mtc.losses import terms
 from mtc.nets import convolution, cpm
-from mtc.training import loss_scale, observed, update
+from mtc.training import loss_scale, observed, optimizer, update
 from mtc.training.observed import Observed
 from mtc.training.sink import Sink
 from mtc.training.update import AVERAGE
@@ -105,7 +105,7 @@ def build(config, skeleton, device=None, ranks=None):
         if sink:
             used, rate, place = sink.inputs, sink.rate, sink.place
         layers = cpm.plan(skeleton, config.model.stages, config.model.width)
-        weights = cpm.create(layers)
+        weights = cpm.create(layers, optimizer.given)
         global_step = tf.get_variable("global_step", [], tf.int32, tf.zeros_initializer(), trainable=False)
         shown = Observed()
         shown.used = used
@@ -127,8 +127,11 @@ def build(config, skeleton, device=None, ranks=None):
             step.append(sink.count_on(after=step))
         assign = {}
         for variable in tf.global_variables():
-            placeholder = tf.placeholder(variable.dtype.base_dtype, variable.shape)
-            assign[variable.op.name] = placeholder, tf.assign(variable, placeholder).op
+            value, op = variable.initial_value, variable.initializer
+            if value.op.type != "Placeholder":  # of those that TensorFlow or an adapter makes
+                value = tf.placeholder(variable.dtype.base_dtype, variable.shape)
+                op = tf.assign(variable, value).op
+            assign[variable.op.name] = value, op
         values = {variable.op.name: variable.value() for variable in tf.global_variables()}
         return TrainingGraph(
             graph=graph,

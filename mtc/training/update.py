@@ -49,7 +49,7 @@ class StepOptimizer(optimizer.Adam):
         if ema:
             for variable in variables:
                 name = variable.op.name + AVERAGE
-                self._averages.append((tf.get_variable(name, variable.shape, tf.float32, tf.zeros_initializer(), trainable=False), variable))
+                self._averages.append((tf.get_variable(name, variable.shape, tf.float32, optimizer.given, trainable=False), variable))
 
     def compute_gradients(self, loss, *_, **__):
         """Return [(gradient, variable)]. loss: a loss of 1, as whoever wraps this has multiplied it: the factor of the losses of all parts."""

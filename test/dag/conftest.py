@@ -51,6 +51,17 @@ from mtc_airflow import environment  # noqa: E402
 environment.complete()
 
 
+def quick_python():
+    """Return the training interpreter as a script that trains a shallow network (`test.shallow`), for tests of what is around the training."""
+    python = HOME / "quick" / "python"
+    if not python.exists():
+        python.parent.mkdir()
+        paths = f'{shlex.quote(str(ROOT / "test" / "shallow"))}"${{PYTHONPATH:+:$PYTHONPATH}}"'
+        python.write_text(f'#!/bin/sh\nPYTHONPATH={paths} exec {shlex.quote(REAL_PYTHON)} "$@"\n')
+        python.chmod(0o755)
+    return str(python)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _clean_up():
     yield

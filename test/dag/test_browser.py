@@ -12,7 +12,7 @@ import shutil
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
-from test.dag.conftest import HOME, REAL_PYTHON, wait_for
+from test.dag.conftest import HOME, REAL_PYTHON, quick_python, wait_for
 from test.dag.local_airflow import running
 
 pytestmark = pytest.mark.timeout(900)  # what is waited for has limits of its own
@@ -70,7 +70,7 @@ def airflow():
     (home / "airflow").mkdir()
     (home / "airflow" / "simple_auth_manager_passwords.json.generated").write_text(json.dumps({"admin": "secret", "bob": "secret"}))
     users = {"AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "False", "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin,bob:viewer"}
-    with running(home, MTC_PYTHON=REAL_PYTHON, MTC_PRESET=str(preset), **users) as local:
+    with running(home, MTC_PYTHON=REAL_PYTHON if PICTURES else quick_python(), MTC_PRESET=str(preset), **users) as local:
         local.log_in("admin", "secret")
         yield local
 

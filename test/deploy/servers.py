@@ -17,7 +17,7 @@ import urllib.parse
 import psutil
 
 from mtc_airflow.local import processes_of
-from test.dag.conftest import REAL_PYTHON, ROOT, TINY, free_port, wait_for
+from test.dag.conftest import ROOT, TINY, free_port, quick_python, wait_for
 from test.dag.local_airflow import Asked
 
 
@@ -111,7 +111,7 @@ class Deployment(Asked):
             "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'plugins'}",
             "MTC_HOME": str(ROOT),
             "MTC_RUNS": str(self.runs),
-            "MTC_PYTHON": REAL_PYTHON,
+            "MTC_PYTHON": quick_python(),
             "AIRFLOW_HOME": str(home / "airflow"),
             "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
             "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),

@@ -1,5 +1,7 @@
 """The network's shape, names and size."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
@@ -37,16 +39,21 @@ def test_what_no_loss_asks_for_is_not_counted(stages):
     assert saved == 3 * cpm.forward_flop(unused, 368)
 
 
-@pytest.mark.parametrize(("batch", "size", "stages"), [(1, 64, 1), (2, 96, 3)])
+@pytest.mark.parametrize(("batch", "size", "stages"), [(1, 64, 1), (2, 96, 2)])
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("convolve", [convolution.convolve, convolution.convolve_by_forward_kernels])
 def test_gradients_do_not_depend_on_how_they_are_computed(batch, size, stages, recompute, convolve):
-    plain = loss_and_gradients(batch, size, stages)
+    plain = plain_loss_and_gradients(batch, size, stages)
     other = loss_and_gradients(batch, size, stages, recompute=recompute, convolve=convolve)
     assert other[0] == pytest.approx(plain[0], rel=1e-6)
     assert len(other) == len(plain)
     for found, expected in zip(other[1:], plain[1:]):
         assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@functools.lru_cache(maxsize=None)
+def plain_loss_and_gradients(batch, size, stages):
+    return loss_and_gradients(batch, size, stages)
 
 
 def loss_and_gradients(batch, size, stages, **options):

@@ -8,14 +8,11 @@ import sys
 import pytest
 import tensorflow.compat.v1 as tf
 
-from mtc import config as configuration
-from mtc import devices
-from mtc.skeleton import SKELETONS
 from mtc.training import checkpoints, trial
-from mtc.training import graph as graphs
 from tasks import doctor, train
 from test.npu.conftest import DOUBLE, clean_environment
-from test.npu.placement import falls
+from test.shallow import FOLDER as SHALLOW
+from test.shallow import shallow  # noqa: F401 (a fixture)
 from test.training.test_training import assert_same_variables, metrics
 
 pytestmark = pytest.mark.first
@@ -105,28 +102,11 @@ def test_a_run_in_the_middle_of_a_call_is_refused(trained, small, npu_double, ca
     assert "the run stands at step 1, in the middle of that" in capfd.readouterr().err
 
 
-CASES = {
-    "body, 2D and 3D": ("coco_body", "data.mix={coco: 1, synthetic3d: 1}"),
-    "body, the reference's": ("ascend_full",),
-    "hand": ("coco_body", "model.kind=hand", "data.mix={synthetic_hand: 1}", "augment.flip=0"),
-    "parts, averages, recomputed": ("coco_body", "train.batch_size=2", "train.micro_batch=1", "train.ema=0.9", "train.recompute=stages"),
-}
-
-
-@pytest.mark.parametrize("case", sorted(CASES))
-def test_no_operation_of_the_training_graph_leaves_the_ai_cores(npu_double, case):
-    preset, *options = CASES[case]
-    small = ["model.width=0.125", "model.stages=2", "model.crop=64", "train.device=npu", "npu.chip=910", "train.precision=mixed_fp16"]
-    config = configuration.load(preset, small + options)
-    training = graphs.build(config, SKELETONS[config.model.kind], devices.select(config))
-    found = falls(training.graph, [training.train], list(training.inputs.values()) + [training.rate, training.place])
-    assert [(fall.name, fall.type, fall.where, fall.why) for fall in found] == []
-
-
 @pytest.mark.timeout(900)  # two processes
 @pytest.mark.parametrize("table", [True, False], ids=["rank table", "HCCL decides"])
 def test_two_ranks_run_the_same_graphs_in_the_same_order(small, trained, tmp_path, table):
-    environ = dict(clean_environment(), PYTHONPATH=DOUBLE, NPU_DOUBLE_JOURNAL=str(tmp_path / "journal.{rank}.jsonl"), NPU_DOUBLE_OVERFLOW="2")
+    environ = dict(clean_environment(), PYTHONPATH=os.pathsep.join([DOUBLE, SHALLOW]), NPU_DOUBLE_OVERFLOW="2")
+    environ["NPU_DOUBLE_JOURNAL"] = str(tmp_path / "journal.{rank}.jsonl")
     options = ("train.precision=fp32",) if table else ("evaluation.samples=2", "npu.gradient_fusion=60,40")
     command = [sys.executable, "-m", "tasks.launch", "--ranks", "2"]
     if table:

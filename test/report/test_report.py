@@ -13,6 +13,8 @@ from mtc.skeleton import SKELETONS
 from test.report import fake_run
 from test.report.conftest import make_report
 
+pytestmark = pytest.mark.last
+
 VOID = {"meta", "br", "img", "link", "hr", "input"}
 
 

@@ -13,6 +13,8 @@ from benchmarks.crashing.proxy import KINDS
 from mtc.errors import UserError
 from mtc.storage import Conflict, TransientError, open_storage, s3
 
+pytestmark = pytest.mark.last
+
 MEND_THEMSELVES = ("drop", "reset", "lost", "truncate", "delay", "500", "503")
 
 

@@ -12,6 +12,8 @@ import pytest
 from mtc.errors import TakenOver, UserError
 from mtc.storage import Conflict, TransientError, local, open_storage, split_uri, without_credentials
 
+pytestmark = pytest.mark.last
+
 
 def test_what_is_written_is_read_back(storage):
     storage.write("a/b.json", b"one")

@@ -42,7 +42,7 @@ def plain(small_data):
 
 
 @pytest.mark.parametrize("option", ["train.micro_batch=2", "train.recompute=stages", "train.compile=xla"])
-@pytest.mark.parametrize("ignore_2d", ["true", "false"])
+@pytest.mark.parametrize("ignore_2d", [pytest.param("true", marks=pytest.mark.last), pytest.param("false", marks=pytest.mark.first)])
 def test_options_for_speed_and_memory_give_the_same_losses_and_gradients(small_config, plain, option, ignore_2d):
     expected, values = plain(small_config, ignore_2d)
     found, changed = train(small_config("train.batch_size=4", "compat.ignore_paf_2d=" + ignore_2d, option), steps=1)

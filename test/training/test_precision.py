@@ -75,7 +75,13 @@ def same(a, b):
 
 
 @pytest.mark.parametrize("precision", sorted(ERRORS))
-@pytest.mark.parametrize("options", [(), ("train.recompute=stages", "train.micro_batch=1")], ids=["plain", "recomputed, in parts"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param((), id="plain"),
+        pytest.param(("train.recompute=stages", "train.micro_batch=1"), id="recomputed, in parts", marks=pytest.mark.last),
+    ],
+)
 def test_gradients_are_those_of_float32_within_the_formats_error_and_really_rounded(start, precision, options):
     options += ("data.mix={synthetic3d: 1}", "model.width=0.1", "model.crop=64")
     exact, mixed = start(*options), start("train.precision=" + precision, *options)

@@ -12,6 +12,11 @@ from test.training.test_training import assert_same_variables, metrics
 QUICK = ("train.steps=6", "model.stages=1", "model.crop=32", "model.width=0.02")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def shallow():
+    """All layers: a profile lists what takes the most time."""
+
+
 def ran(*times):
     return [profiling.Ran("op{}".format(i), "Type", start, end) for i, (start, end) in enumerate(times)]
 

@@ -58,9 +58,9 @@ def test_adam_slots_are_left_out_on_demand(written):
 
 
 def test_the_first_occurrence_is_renamed(written):
-    path, values, shapes = written(weights_only, scope="body/CPM/")  # conv4_3_CPM has the text a second time
+    path, values, shapes = written(weights_only, scope="body/CPM/")  # conv4_4_CPM has the text a second time
     found = snapshot.read(path, shapes, rename={"body/CPM": "CPM"})
-    assert "CPM/conv4_3_CPM/weights" in found
+    assert "CPM/conv4_4_CPM/weights" in found
     assert set(found) == set(values) - {"global_step"}
 
 
@@ -115,7 +115,7 @@ def test_a_run_starts_from_the_snapshot(written, small, tmp_path):
     path, values, _ = written(weights_only)
     assert train.main(small("train.steps=1", "train.lr=1e-12,1e-12", "snapshot.uri={}".format(path))) == 0
     reader = tf.train.load_checkpoint(checkpoints.bundle_prefix(checkpoints.newest_good(str(tmp_path / "run"))))
-    name = "CPM/conv3_4/weights"
+    name = "CPM/conv3_2/weights"
     assert np.allclose(reader.get_tensor(name), values[name], atol=1e-6)
 
 

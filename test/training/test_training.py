@@ -68,7 +68,7 @@ def test_a_storage_that_fails_ends_the_run_with_1_and_the_next_try_uploads_the_r
     assert [line["step"] for line in metrics(tmp_path / "run") if line["kind"] == "train"] == [1, 2]
 
 
-def test_the_variables_of_a_checkpoint_have_the_published_names(trained):
+def test_the_variables_of_a_checkpoint_have_the_published_names(whole, trained):
     run = trained("train.steps=1")
     names = dict(tf.train.list_variables(checkpoints.bundle_prefix(checkpoints.newest_good(str(run)))))
     layers = 12 + 2 * 5 + 2 * 7  # front end, stage 1, one refinement stage
