@@ -52,12 +52,12 @@ environment.complete()
 
 
 def quick_python():
-    """Return the training interpreter as a script that trains a shallow network (`test.shallow`), for tests of what is around the training."""
+    """Return the training interpreter as a script that trains a shallow network without haste (`test.shallow`), for tests of what is around that."""
     python = HOME / "quick" / "python"
     if not python.exists():
         python.parent.mkdir()
         paths = f'{shlex.quote(str(ROOT / "test" / "shallow"))}"${{PYTHONPATH:+:$PYTHONPATH}}"'
-        python.write_text(f'#!/bin/sh\nPYTHONPATH={paths} exec {shlex.quote(REAL_PYTHON)} "$@"\n')
+        python.write_text(f'#!/bin/sh\nSHALLOW_PAUSE=0.05 PYTHONPATH={paths} exec {shlex.quote(REAL_PYTHON)} "$@"\n')
         python.chmod(0o755)
     return str(python)
 

@@ -6,7 +6,12 @@ Most tests of what trains do not care for any of these. Programs that they start
 
 import importlib.abc
 import importlib.machinery
+import os
 import sys
+import time
+
+PAUSE = float(os.environ.get("SHALLOW_PAUSE", "0"))
+"""Seconds after each step: where a training only has to go on until something else has happened."""
 
 
 def _unoptimised(select):
@@ -20,6 +25,17 @@ def _unoptimised(select):
         return device
 
     return selected
+
+
+def _paused(steps):
+    """Return `mtc.training.steps.Steps` with a pause after each step."""
+
+    class Paused(steps):
+        def run(self, *arguments):
+            super().run(*arguments)
+            time.sleep(PAUSE)
+
+    return Paused
 
 
 _FRONT = (
@@ -38,6 +54,8 @@ VALUES = {
     "mtc.devices.cpu": {"select": _unoptimised},
 }
 """{module: {name: function that makes its value of the one it had}}."""
+if PAUSE:
+    VALUES["mtc.training.steps"] = {"Steps": _paused}
 
 
 class _Finder(importlib.abc.MetaPathFinder):
