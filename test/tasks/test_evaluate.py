@@ -9,6 +9,8 @@ from mtc.evaluation import held_out
 from tasks import evaluate, report, train
 from test.conftest import SMALL
 
+pytestmark = pytest.mark.last
+
 
 @pytest.fixture(scope="module")
 def finished(small_data, tmp_path_factory):

@@ -15,6 +15,8 @@ from mtc.report import contact_sheet, pictures
 from mtc.skeleton import SKELETONS
 from tasks import preview
 
+pytestmark = pytest.mark.last
+
 BLURRED = ("augment.blur=0.25", "augment.blur_sigma=2", "augment.rotate=20", "data.crop_scale_sigma=0")
 
 

@@ -4,9 +4,12 @@ import json
 import os
 
 import cv2
+import pytest
 
 from mtc.report import predictions
 from test.training.test_training import assert_same_variables
+
+pytestmark = pytest.mark.last
 
 
 def test_pictures_come_every_so_many_steps_the_newest_stay_and_the_weights_are_the_same(trained):
