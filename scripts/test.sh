@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Runs all test suites and ends with one line that sums them up; `make test`. Arguments go to pytest.
 #
-# Four suites run side by side: test/ without test/dag and test/deploy on each of two training environments (what is slow and marked `first` or `last` on
-# one of them only), test/dag (about Airflow) in .venv, and test/deploy (on PostgreSQL, Redis and the like) in .venv-deploy. The first two compute all the
-# time and give way to the others, which mostly wait, but not for ever. Counts come from pytest's own JUnit files; a suite that leaves none (a crash of
-# the interpreter) counts as one failure.
+# Three lanes run side by side: test/ without test/dag and test/deploy on each of two training environments (what is slow and marked `first` or `last` on
+# one of them only), and in the third test/dag (about Airflow) in .venv, then test/deploy (on PostgreSQL, Redis and the like) in .venv-deploy. The first
+# two compute all the time and give way to the third, which mostly waits, but not for ever. Counts come from pytest's own JUnit files; a suite that leaves
+# none (a crash of the interpreter) counts as one failure.
 set -uo pipefail
 cd -- "$MTC_HOME" || exit 1
 source scripts/interpreters.sh
@@ -81,8 +81,10 @@ else
     skipped=1
     summary="  skipped: test/deploy, about several machines: there is no $(servers_missing || echo .venv-deploy) here"$'\n'
 fi
-beside airflow "$MTC_HOME/.venv/bin/python" test/dag "$@" &
-[ -z "$deploy" ] || beside deploy "$MTC_HOME/.venv-deploy/bin/python" test/deploy "$@" &
+{
+    beside airflow "$MTC_HOME/.venv/bin/python" test/dag "$@"
+    [ -z "$deploy" ] || beside deploy "$MTC_HOME/.venv-deploy/bin/python" test/deploy "$@"
+} &
 second= here=()
 export MTC_CRASH_CYCLES=50 # of the test suites together
 if [ -f .venv-train2/.mtc-tests ]; then

@@ -35,14 +35,19 @@ class Asked:
     headers: dict
     runs: pathlib.Path
 
-    def rest(self, method, path, body=None):
-        """Ask the REST API."""
+    def rest(self, method, path, body=None, tries=4):
+        """Ask the REST API; to look at something, again where a busy server does not answer in half a minute."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", method=method, data=data)
         for name, value in {"Content-Type": "application/json", **self.headers}.items():
             request.add_header(name, value)
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as answer:
-            return json.load(answer)
+        try:
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as answer:
+                return json.load(answer)
+        except TimeoutError:
+            if method != "GET" or tries == 1:
+                raise
+        return self.rest(method, path, body, tries - 1)
 
     def token(self, name, password):
         """What the API server gives a user who logs in."""

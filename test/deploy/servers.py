@@ -252,7 +252,7 @@ class Deployment(Asked):
     def healthy(self):
         """Whether all parts that say so are well."""
         with contextlib.suppress(OSError):
-            health = self.rest("GET", "/api/v2/monitor/health")
+            health = self.rest("GET", "/api/v2/monitor/health", tries=1)
             return all((health.get(part) or {}).get("status") == "healthy" for part in ("metadatabase", "scheduler", "dag_processor"))
         return False
 
