@@ -128,7 +128,7 @@ def build(config, skeleton, device=None, ranks=None):
         assign = {}
         for variable in tf.global_variables():
             value, op = variable.initial_value, variable.initializer
-            if value.op.type != "Placeholder":  # of those that TensorFlow or an adapter makes
+            if value.op.type != "Placeholder":  # counters, and what TensorFlow or an adapter makes
                 value = tf.placeholder(variable.dtype.base_dtype, variable.shape)
                 op = tf.assign(variable, value).op
             assign[variable.op.name] = value, op

@@ -13,7 +13,7 @@ from test.dag.local_airflow import running
 
 pytestmark = pytest.mark.timeout(900)  # what is waited for has limits of its own
 
-AWAY_SECONDS = int(os.environ.get("MTC_AWAY_SECONDS", "35"))
+AWAY_SECONDS = int(os.environ.get("MTC_AWAY_SECONDS", "45"))
 """How long the API server is away: with Airflow's own settings a training would be killed after 28 s."""
 
 
@@ -22,7 +22,7 @@ def airflow():
     home = HOME / "survival"
     home.mkdir()
     settings = {
-        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "70",
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "100",
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
     }
     with running(home, AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL="10", **settings) as local:

@@ -10,7 +10,7 @@ import pytest
 from test.dag.conftest import HOME, REAL_PYTHON, ROOT
 from test.deploy.servers import Deployment, processes_of
 
-AWAY_SECONDS = int(os.environ.get("MTC_AWAY_SECONDS", "35"))
+AWAY_SECONDS = int(os.environ.get("MTC_AWAY_SECONDS", "45"))
 """How long the API server is away: with Airflow's own settings a training would be killed after 28 s."""
 RUN = "faults"
 
@@ -20,7 +20,7 @@ def airflow(postgres):
     settings = {
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
-        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "70",
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "100",
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
         "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "10",
     }

@@ -9,8 +9,6 @@ from test.shallow.sitecustomize import VALUES
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 """What goes in front of PYTHONPATH."""
-
-
 _WHOLE = {(name, key): getattr(importlib.import_module(name), key) for name, values in VALUES.items() for key in values}
 
 

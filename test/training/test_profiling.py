@@ -10,12 +10,8 @@ from tensorflow.core.framework.step_stats_pb2 import StepStats
 from mtc.training import graph, observed, profiling
 from test.training.test_training import assert_same_variables, metrics
 
+pytestmark = pytest.mark.usefixtures("whole")
 QUICK = ("train.steps=6", "model.stages=1", "model.crop=32", "model.width=0.02")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def shallow():
-    """All layers: a profile lists what takes the most time."""
 
 
 def ran(*times):
